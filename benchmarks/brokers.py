@@ -6,55 +6,39 @@ Both installations are there all the time: a broker, an orchestrator and three n
 from __future__ import annotations
 
 import functools
-import tempfile
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import harness
-from harness import Result, alternate, main, median_result, note
-from services import decode_speed, serving
+from harness import Result, main, median_result, note
+from side_by_side import decode_speeds, serving
 from smollm2 import open_smollm2
 
 from broker.local_broker import BrokerKind, LocalBroker
-from orchestrator.client import Client
-from schemas.messages import PlanConstraints
-from tests.support.services import wait_until_serving
+from orchestrator.model.model import Model
 
-KINDS: tuple[BrokerKind, ...] = ("embedded", "mosquitto")
 NODES = ("node-a", "node-b", "node-c")
 PINS = (("embed", "node-a"), ("0-9", "node-a"), ("10-19", "node-b"), ("20-29", "node-c"), ("head", "node-c"))
-MEMORY_MB = 400
-TOKENS = 200
 LEAST = 0.8
 """Of the speed on Mosquitto."""
-WARM_UP_TOKENS = 8
+
+
+@contextmanager
+def _installed(kind: BrokerKind, model: Model, folder: Path) -> Iterator[str]:
+    with LocalBroker(kind) as broker, serving(model, folder, broker.url, NODES):
+        yield broker.url
 
 
 def measure(quick: bool) -> list[Result]:
     """Decode of one stream over three nodes."""
-    model = open_smollm2("fast")
-    tokens = WARM_UP_TOKENS if quick else TOKENS
-    parent = model.blobs_folder.parent
-    with ExitStack() as stack:
-        speeds: list[Callable[[], float]] = []
-        for kind in KINDS:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="linguabus-bench-", dir=parent)))
-            broker = stack.enter_context(LocalBroker(kind))
-            stack.enter_context(serving(model, folder, broker.url, NODES, memory_mb=MEMORY_MB))
-            client = stack.enter_context(Client.connect(broker.url))
-            wait_until_serving(client)
-            client.apply(PlanConstraints(pins=PINS), timeout_s=120.0)
-            speeds.append(functools.partial(decode_speed, client, tokens))
-        for speed in speeds:
-            speed()
-        pairs = alternate(*speeds, 1 if quick else harness.PAIRS)
-    ratios = [nats / mosquitto for nats, mosquitto in pairs]
+    nats, mosquitto = (functools.partial(_installed, kind) for kind in ("embedded", "mosquitto"))
+    pairs = decode_speeds(open_smollm2("fast"), nats, mosquitto, pins=PINS, quick=quick)
+    ratios = [first / second for first, second in pairs]
     note("  pairs: " + " ".join(f"{ratio:.3f}" for ratio in ratios))
     return [
         median_result("decode on NATS over Mosquitto", ratios, "ratio", at_least=LEAST),
-        median_result("decode on NATS", [nats for nats, _ in pairs], "tokens/s"),
-        median_result("decode on Mosquitto", [mosquitto for _, mosquitto in pairs], "tokens/s"),
+        median_result("decode on NATS", [first for first, _ in pairs], "tokens/s"),
+        median_result("decode on Mosquitto", [second for _, second in pairs], "tokens/s"),
     ]
 
 

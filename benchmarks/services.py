@@ -16,25 +16,22 @@ from harness import note
 from broker.address import BrokerAddress
 from broker.local_broker import LocalBroker
 from orchestrator.client import AnswerFailed, Client, ControlRefused, NoOrchestrator
-from orchestrator.commands.answers import tokens_per_s
 from orchestrator.commands.bench_report import make_prompt
 from orchestrator.commands.demo_fleet import node_overhead_bytes
 from orchestrator.fleet import profiles
 from orchestrator.model.model import Model
-from orchestrator.model.store import ModelStore
 from orchestrator.replanning.problem_builder import build_problem
 from orchestrator.service.config import ServiceConfig
 from orchestrator.timing import Timing
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
 from schemas.contract import load
-from schemas.messages import NodeBirth, PlanConstraints, Sampling, WireDtype
-from tests.support.nodes import NodeProcess, running_nodes, start_node
-from tests.support.services import running_orchestrator, running_service
+from schemas.messages import NodeBirth, PlanConstraints, WireDtype
+from tests.support.nodes import NodeProcess, start_node
+from tests.support.services import running_service
 
 TIMEOUT_S = 120.0
 CHUNK_TOKENS = 32
 WORDS_PER_TOKEN = 0.75
-_SERVE = ("--context", "1024", "--slots", "1", "--wire", "fp16", "--no-balance")
 
 
 def parts_bytes(model: Model, *, context_tokens: int, slots: int, wire: WireDtype) -> int:
@@ -260,26 +257,3 @@ def installed(
         running = Installation(fleet.broker_url)
         until("the first plan", lambda: bool(running.stages()), every_s=0.2)
         yield running
-
-
-@contextmanager
-def serving(
-    model: Model, folder: Path, broker_url: str | None, nodes: Sequence[str], *, memory_mb: int
-) -> Iterator[None]:
-    """An orchestrator and nodes, each a process of its own; with no broker's address, of the fleet in the folder."""
-    options = ("--model", model.manifest.name, "--min-nodes", str(len(nodes)), *_SERVE)
-    store = ModelStore(model.blobs_folder.parent)
-    with (
-        running_orchestrator(broker_url, store, folder / "orchestrator", *options),
-        running_nodes(nodes, broker_url, folder, "--memory-limit-mb", str(memory_mb)),
-    ):
-        yield
-
-
-def decode_speed(client: Client, tokens: int) -> float:
-    """Tokens a second of one answer, after the first one."""
-    answer = client.ask(prompt="Once upon a time", max_tokens=tokens, sampling=Sampling(temperature=0.0))
-    for _ in answer:
-        pass
-    assert answer.end
-    return tokens_per_s(answer.end)

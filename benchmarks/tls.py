@@ -6,43 +6,34 @@ nothing but the encryption itself takes time.
 
 from __future__ import annotations
 
-import functools
 import secrets
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import harness
-from harness import Result, alternate, main, median_result, note
-from services import decode_speed, serving
+from harness import Result, main, median_result, note
+from side_by_side import decode_speeds, serving
 from smollm2 import open_smollm2
 
 from broker.address import BrokerAddress, parse_broker_url
 from broker.credential import FILE
 from broker.local_broker import LocalBroker
 from broker.member_key import hash_of, new_key
-from orchestrator.client import Client
 from orchestrator.identity.fleet_folder import FleetFolder
 from orchestrator.model.model import Model
-from schemas.messages import PlanConstraints
 from tests.support.fleet_world import enrol, make_fleet
-from tests.support.services import wait_until_serving
 
 NODES = ("node-a", "node-b")
 PINS = (("embed", "node-a"), ("0-14", "node-a"), ("15-29", "node-b"), ("head", "node-b"))
-MEMORY_MB = 400
-TOKENS = 200
 LEAST = 0.97
 """Of the speed on an open broker."""
-WARM_UP_TOKENS = 8
 
 
 @contextmanager
 def plain(model: Model, folder: Path) -> Iterator[BrokerAddress]:
     """An installation on a broker that takes everybody."""
-    with LocalBroker(kind="mosquitto") as broker, serving(model, folder, broker.url, NODES, memory_mb=MEMORY_MB):
+    with LocalBroker(kind="mosquitto") as broker, serving(model, folder, broker.url, NODES):
         yield parse_broker_url(broker.url)
 
 
@@ -53,7 +44,7 @@ def guarded(model: Model, folder: Path) -> Iterator[BrokerAddress]:
     fleet = make_fleet(home)
     for name in NODES:
         enrol(fleet, name, "node").save(folder / name / FILE)
-    with serving(model, folder, None, NODES, memory_mb=MEMORY_MB):
+    with serving(model, folder, None, NODES):
         yield _reader(fleet)
 
 
@@ -69,20 +60,7 @@ def _reader(fleet: FleetFolder) -> BrokerAddress:
 
 def measure(quick: bool) -> list[Result]:
     """Decode of one stream over two nodes."""
-    model = open_smollm2("fast")
-    tokens = WARM_UP_TOKENS if quick else TOKENS
-    with ExitStack() as stack:
-        speeds: list[Callable[[], float]] = []
-        for install in (guarded, plain):
-            parent = model.blobs_folder.parent
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="linguabus-bench-", dir=parent)))
-            client = stack.enter_context(Client.connect(stack.enter_context(install(model, folder))))
-            wait_until_serving(client)
-            client.apply(PlanConstraints(pins=PINS), timeout_s=120.0)
-            speeds.append(functools.partial(decode_speed, client, tokens))
-        for speed in speeds:
-            speed()
-        pairs = alternate(*speeds, 1 if quick else harness.PAIRS)
+    pairs = decode_speeds(open_smollm2("fast"), guarded, plain, pins=PINS, quick=quick)
     ratios = [fleet / open_ for fleet, open_ in pairs]
     note("  pairs: " + " ".join(f"{ratio:.3f}" for ratio in ratios))
     return [

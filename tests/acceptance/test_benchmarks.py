@@ -11,7 +11,7 @@ import pytest
 from tests.support.repository import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
-HELPERS = {"gguf_models", "harness", "measured", "prompts", "resident", "rings", "services", "smollm2"}
+HELPERS = {"gguf_models", "harness", "measured", "prompts", "resident", "rings", "services", "side_by_side", "smollm2"}
 LONG = {
     "brokers", "convert_memory", "crowd", "dashboard", "data_plane", "families", "features", "gateway", "identity",
     "idle", "kv_handover", "long_prompts", "memory", "newcomer", "planned_vs_even", "quality", "rebalance", "recovery",
