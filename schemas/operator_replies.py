@@ -63,6 +63,7 @@ class PlanReply(PlanInForce):
     """The plan in force: that of the first pipeline, and those of all."""
 
     pipelines: Annotated[tuple[PlanInForce, ...], Items(1_000)] = about("The plans of all pipelines.")
+    constraints: PlanConstraints = about("What every plan has to respect.", default=PlanConstraints())
 
 
 @message("control.status.reply")

@@ -83,7 +83,7 @@ def _plan(asker: Asker, plane: ControlPlane) -> Effect:
         lead = plane.pipeline
         return refuse(asker, f"{lead.state()}, no plan yet" if lead.is_planning else lead.report.why_none.reason)
     first = next((view for view in views if view.in_force), views[0])
-    return reply(asker, PlanReply(**members(first), pipelines=views))
+    return reply(asker, PlanReply(**members(first), pipelines=views, constraints=plane.pipeline.constraints))
 
 
 def _drain(asker: Asker, drain: DrainNode, plane: ControlPlane, now_s: float) -> list[Effect]:

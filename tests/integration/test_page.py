@@ -24,11 +24,13 @@ from orchestrator.gateway.access_key import key_text
 from orchestrator.model.store import ModelStore
 from schemas.invitation import Invitation
 from schemas.roles import BY_HTTP, Role
+from schemas.units_text import describe_units
 from tests.support.browser import page_at, running_browser
 from tests.support.fleet_world import invitation_line
 from tests.support.gguf_files import write_gguf
-from tests.support.page_world import NODES, TWIN, PageWorld, page_world
+from tests.support.page_world import ENDS, NODES, TWIN, PageWorld, page_world
 from tests.support.polling import DEADLINE_S
+from tests.support.services import apply
 from tests.support.tiny_models import make_checkpoint
 
 VIEWS = ("chat", "fleet", "plans", "models", "devices", "requests")
@@ -164,6 +166,67 @@ def test_a_device_is_drained_and_restored_by_keyboard(world: PageWorld, browser:
         expect(page.locator(".ring .card")).to_have_count(len(NODES))
 
 
+def test_a_drained_device_that_no_other_can_stand_in_for_keeps_its_layers(world: PageWorld, browser: Browser) -> None:
+    apply(world.operator, objective="throughput", pins=(*ENDS, ("0-3", "old-tablet")))
+    with page_at(browser, world.root, "devices") as page:
+        page.get_by_role("button", name="Drain old-tablet").click()
+        state = page.get_by_role("row", name="old-tablet").locator(".state")
+        expect(state).to_contain_text("keeps its layers until others can hold them: ")
+        page.get_by_role("navigation").get_by_role("link", name="Fleet").click()
+        page.get_by_role("button", name="old-tablet: ").click()
+        expect(page.get_by_role("dialog")).to_contain_text("an operator drains it; keeps its layers")
+        page.keyboard.press("Escape")
+        world.operator.drain("old-tablet", undo=True)
+        world.use_all()
+        world.operator.drain("old-tablet")
+        go(page, "devices")
+        expect(state).to_have_text("no layers")
+    world.operator.drain("old-tablet", undo=True)
+    world.use_all()
+
+
+def test_units_and_shares_are_written_as_elsewhere(world: PageWorld, browser: Browser) -> None:
+    count = 6
+    ranges = [(start, stop) for start in range(count) for stop in range(start + 1, count + 1)]
+    with page_at(browser, world.root) as page:
+        units, shares = page.evaluate(
+            """async ([ranges, count]) => {
+                const { percent, unitsText } = await import("/page/text.js");
+                const units = ranges.map(([start, stop]) => unitsText(start, stop, count));
+                return [units, [-0.004, 0, 0.004, -0.016, 0.5].map(percent)];
+            }""",
+            [ranges, count],
+        )
+    assert [one.replace("\u2013", "-") for one in units] == [describe_units(*one, count) for one in ranges]
+    assert shares == ["0 %", "0 %", "0 %", "\u22122 %", "+50 %"]
+
+
+@pytest.mark.parametrize("objective", ["latency", "throughput"])
+def test_a_fleet_that_would_be_divided_has_one_figure_and_every_ring(
+    world: PageWorld, browser: Browser, objective: str
+) -> None:
+    apply(world.operator, objective="latency")
+    try:
+        with page_at(browser, world.root, "plans") as page:
+            page.get_by_label("The plan is to be best for").select_option(objective)
+            with page.expect_response("**/preview") as answered:
+                page.get_by_role("button", name="Compare").click()
+            division = answered.value.json()["explanation"].get("division")
+            pipelines = division["pipelines"] if division else [None]
+            assert (len(pipelines) > 1) is (objective == "throughput")
+            expect(page.locator(".result .strip")).to_have_count(len(pipelines))
+            many = page.locator(".compared tr", has_text="tokens/s for many").locator("td").nth(1)
+            expect(page.locator(".result")).to_contain_text(many.inner_text())
+            if division:
+                expect(many).to_have_text(f"{division['tokens_per_s_many']:,.1f}")
+                for one, ring in zip(pipelines, page.locator(".result .strip").all(), strict=True):
+                    expect(ring).to_contain_text("embed")
+                    expect(ring).to_contain_text("head")
+                    expect(ring.locator("li strong")).to_have_text([stage["node"] for stage in one["stages"]])
+    finally:
+        world.use_all()
+
+
 def test_a_device_is_renamed_by_keyboard(world: PageWorld, browser: Browser) -> None:
     label = "Anna's <img src=x> phone"
     with page_at(browser, world.root, "fleet", viewport=PHONE) as page:
@@ -216,6 +279,34 @@ def test_what_if_a_device_were_not_there(world: PageWorld, browser: Browser) -> 
         expect(page.get_by_role("button", name="Put it in force")).to_be_visible()
         expect(page.locator("#plans table").last).to_contain_text(str(before))
     assert world.operator.plan().epoch == before
+
+
+def test_what_is_in_force_is_what_a_what_if_begins_with(world: PageWorld, browser: Browser) -> None:
+    limits = (("pi", 100_000), ("old-tablet", 90_000))
+    wanted = {"objective": "throughput", "pins": ENDS, "max_memory_mb": limits, "context_tokens": 64}
+    apply(world.operator, min_battery_percent=5, **wanted)
+    with page_at(browser, world.root, "plans") as page:
+        kept = page.locator(".kept")
+        expect(kept).to_contain_text(
+            "kept: pi at most 100,000 MB; old-tablet at most 90,000 MB; embed on kitchen-phone"
+        )
+        expect(kept).to_contain_text("head on pi; 64 tokens of context")
+        expect(page.get_by_label("The plan is to be best for")).to_have_value("throughput")
+        expect(page.get_by_label("Least battery")).to_have_value("5")
+        page.get_by_role("button", name="Compare").click()
+        page.get_by_role("button", name="Put it in force").click()
+        expect(page.get_by_text("It was in force already.")).to_be_visible()
+        kept_ones = world.operator.plan().constraints
+        assert (kept_ones.pins, kept_ones.max_memory_mb, kept_ones.context_tokens) == (ENDS, limits, 64)
+        assert (kept_ones.objective, kept_ones.min_battery_percent) == ("throughput", 5)
+        page.get_by_role("checkbox", name="let go of them").check()
+        page.get_by_role("button", name="Compare").click()
+        page.get_by_role("button", name="Put it in force").click()
+        expect(kept).to_be_hidden()
+        left = world.operator.plan().constraints
+        assert (left.pins, left.max_memory_mb, left.context_tokens) == ((), (), None)
+        assert serious(page) == []
+    world.use_all()
 
 
 def test_another_model_is_chosen(world: PageWorld, browser: Browser) -> None:

@@ -42,5 +42,14 @@ export function battery(node) {
 }
 
 export function percent(share) {
-  return `${share > 0 ? "+" : share < 0 ? "−" : "±"}${figure(Math.abs(share) * 100, 0)} %`;
+  const whole = Math.round(share * 100);
+  return `${whole > 0 ? "+" : whole < 0 ? "−" : ""}${figure(Math.abs(whole), 0)} %`;
+}
+
+/** Units [start, stop) of a model of so many: "embed, blocks 0–9, head". */
+export function unitsText(start, stop, count) {
+  const first = Math.max(start, 1) - 1; // decoder blocks are counted from 0
+  const last = Math.min(stop, count - 1) - 2;
+  const blocks = last > first ? [`blocks ${first}–${last}`] : last === first ? [`block ${first}`] : [];
+  return [...(start === 0 ? ["embed"] : []), ...blocks, ...(stop === count ? ["head"] : [])].join(", ");
 }

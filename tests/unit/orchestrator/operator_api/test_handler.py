@@ -193,6 +193,15 @@ def test_a_node_that_is_away_may_be_named() -> None:
     assert again.ok
 
 
+def test_the_plan_says_what_every_plan_has_to_respect() -> None:
+    world = World().serve("a", "b", "c")
+    for number, limits in ((1, [["a", 100_000]]), (3, [])):
+        world.control("apply", number, max_memory_mb=limits)
+        shown = world.control("plan", number + 1)
+        assert shown
+        assert shown.result["constraints"]["max_memory_mb"] == limits
+
+
 def test_replan_that_changes_nothing_says_so() -> None:
     world = World().serve("a", "b", "c")
     reply = world.control("replan")
