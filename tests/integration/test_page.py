@@ -425,8 +425,9 @@ def test_an_invitation_is_the_line_of_the_command_and_its_code(world: PageWorld,
         assert shown.rpartition(" ")[0] == printed.rpartition(" ")[0]
         assert replace(told[0], token=b"") == replace(told[1], token=b"")
         page.get_by_role("button", name="Withdraw new-phone").click()
+        expect(page.get_by_role("dialog")).to_contain_text("Withdraw the invitation of new-phone?")
         page.get_by_role("dialog").get_by_role("button", name="Withdraw").click()
-        expect(page.get_by_text("new-phone is no member any more")).to_be_visible()
+        expect(page.get_by_text("new-phone is not invited any more")).to_be_visible()
     with world.fleet.fleet.register() as register:
         assert register.invited() == []
 

@@ -2,7 +2,7 @@
 
 import { get, post } from "./api.js";
 import { button, confirmed, failedIn, grid, h, line, notice, s } from "./dom.js";
-import { called, fleet, watch } from "./live.js";
+import { called, drainOf, fleet, watch } from "./live.js";
 import { rename } from "./rename.js";
 import { rights } from "./rights.js";
 import { ago, clock } from "./text.js";
@@ -26,7 +26,7 @@ function make(into) {
     h("div", { class: "panel stack" }, h("h2", {}, "Members"), told, list, door));
   let nodes = "";
   watch(() => {
-    const now = Object.entries(fleet.picture.nodes ?? {}).map(([name, node]) => `${name} ${node.label ?? ""} ${node.state} ${node.drained ?? ""}`).join("\n");
+    const now = Object.entries(fleet.picture.nodes ?? {}).map(([name, node]) => `${name} ${node.label ?? ""} ${node.state} ${node.drained ? drainOf(name) : ""}`).join("\n");
     if (section.hidden || now === nodes) return;
     nodes = now;
     load();
@@ -103,33 +103,41 @@ async function load() {
   drawDoor(roll);
   const failed = failedIn(told);
   const heads = ["device", "what it does", "state", "last seen", h("span", { class: "unseen" }, "what can be done")];
-  const rows = [...roll.members.map((member) => row(member, nodes[member.name], failed)), ...roll.invited.map((one) => waiting(one, failed))];
+  const rows = [...roll.members.map((member) => row(member, nodes[member.name], failed)), ...roll.invited.map((one) => waiting(one, roll.members.some((member) => member.name === one.name), failed))];
   list.replaceChildren(grid(heads, rows));
 }
 
 function row(member, node, failed) {
-  const state = node ? (node.drained ? "no layers" : node.state) : "";
+  const state = node ? (node.drained ? drainOf(member.name) : node.state) : "";
   const shown = called(member.name);
   const drain = node && rights.commands ? button(node.drained ? "Restore" : "Drain", () => post("/api/fleet/drain", { node: member.name, undo: Boolean(node.drained) }), failed, { "aria-label": `${node.drained ? "Let it have layers" : "Drain"} ${shown}` }) : null;
   const another = node && rights.commands ? button("Rename", () => rename(member.name), failed, { "aria-label": `Rename ${shown}` }) : null;
   const own = member.role === "orchestrator" || member.role === "operator";
   return h("tr", {}, h("th", { scope: "row" }, shown, shown === member.name ? null : h("div", { class: "muted" }, member.name)), h("td", {}, ROLES[member.role] ?? member.role),
-    h("td", {}, state ? [h("span", { class: `dot ${state === "online" ? "good" : "warn"}` }), state] : ""),
+    h("td", { class: "state" }, state ? [h("span", { class: `dot ${state === "online" ? "good" : "warn"}` }), state] : ""),
     h("td", {}, member.seen_at ? ago(member.seen_at) : ""),
-    h("td", { class: "row end" }, another, drain, rights.members && !own ? end(member.name, "Revoke", failed) : null));
+    h("td", { class: "row end" }, another, drain, rights.members && !own ? revoke(member.name, failed) : null));
 }
 
-function waiting(one, failed) {
+function waiting(one, isMember, failed) {
   return h("tr", {}, h("th", { scope: "row" }, one.name), h("td", {}, ROLES[one.role] ?? one.role),
     h("td", {}, one.waits ? "the door is shut" : "invited"), h("td", {}, `until ${clock(one.expires_at)}`),
-    h("td", { class: "row end" }, end(one.name, "Withdraw", failed)));
+    h("td", { class: "row end" }, (isMember ? revoke : withdraw)(one.name, failed))); // with the invitation a membership ends, too
 }
 
-function end(name, words, failed) {
+function revoke(name, failed) {
+  return end(name, "Revoke", `Revoke ${called(name)}? It needs a new invitation to come back.`, `${called(name)} is no member any more`, failed);
+}
+
+function withdraw(name, failed) {
+  return end(name, "Withdraw", `Withdraw the invitation of ${name}? Its line and its code are not good any more then.`, `${name} is not invited any more`, failed);
+}
+
+function end(name, words, question, done, failed) {
   return button(words, async () => {
-    if (!(await confirmed(`${words} ${name}? It needs a new invitation to come back.`, words))) return;
+    if (!(await confirmed(question, words))) return;
     await post("/api/fleet/members/revoke", { name });
-    told.replaceChildren(notice(`${name} is no member any more`, "good"));
+    told.replaceChildren(notice(done, "good"));
     await load();
   }, failed, { class: "quiet", "aria-label": `${words} ${name}` });
 }

@@ -21,6 +21,19 @@ export function called(name) {
   return fleet.picture.nodes?.[name]?.label ?? name;
 }
 
+/** The pipelines that a device holds layers of, by name. */
+export function heldBy(name) {
+  return Object.entries(fleet.picture.pipelines ?? {}).filter(([, one]) => Object.values(one.stages ?? {}).some((stage) => stage.node === name));
+}
+
+/** How far a drained device is, in words. */
+export function drainOf(name) {
+  const held = heldBy(name);
+  if (!held.length) return "no layers";
+  const stays = [...new Set(held.map(([, one]) => one.reason).filter(Boolean))];
+  return stays.length ? `keeps its layers until others can hold them: ${stays.join("; ")}` : "gives its layers up";
+}
+
 export function idOf(event) {
   return `${event.at_s} ${event.number}`;
 }

@@ -2,7 +2,7 @@
 
 import { post } from "./api.js";
 import { button, confirmed, failedIn, h, notice } from "./dom.js";
-import { called, fleet } from "./live.js";
+import { called, drainOf, fleet, heldBy } from "./live.js";
 import { rename } from "./rename.js";
 import { rights } from "./rights.js";
 import { unitsOf } from "./ring.js";
@@ -12,7 +12,7 @@ const dialog = document.getElementById("dialog");
 
 export function showNode(name) {
   const node = fleet.picture.nodes?.[name] ?? {};
-  const stages = Object.values(fleet.picture.pipelines ?? {}).flatMap((one) => Object.values(one.stages ?? {}).filter((stage) => stage.node === name));
+  const stages = heldBy(name).flatMap(([, one]) => Object.values(one.stages).filter((stage) => stage.node === name));
   const told = h("div", {});
   const failed = failedIn(told);
   const rate = (value) => (value === undefined ? undefined : `${figure(value)} % an hour`);
@@ -21,7 +21,7 @@ export function showNode(name) {
     name: shown === name ? undefined : name,
     state: node.reason ? `${node.state}: ${node.reason}` : node.state,
     holds: stages.length ? unitsOf({ stages }) : "nothing",
-    "no layers": node.drained,
+    drained: node.drained && `${node.drained}; ${drainOf(name)}`,
     "not believed": node.flags?.join("; "),
     battery: battery(node) || undefined,
     "battery, serving": rate(node.battery_serving_percent_per_hour),
