@@ -474,12 +474,17 @@ def test_axe_finds_nothing_serious(world: PageWorld, browser: Browser, scheme: s
             assert serious(page) == []
 
 
-def test_a_phone_shows_all_of_it(world: PageWorld, browser: Browser) -> None:
-    with page_at(browser, world.root, viewport=PHONE) as page:
+@pytest.mark.parametrize("width", [320, PHONE["width"]])
+def test_a_phone_shows_all_of_it(world: PageWorld, browser: Browser, width: int) -> None:
+    with page_at(browser, world.root, viewport=PHONE | {"width": width}) as page:
+        page.evaluate("document.documentElement.style.fontFamily = 'DejaVu Sans'")  # wider than most
         for view in VIEWS:
             go(page, view)
             expect(page.locator(f"#{view} h1")).to_be_attached()
-            assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"], view
+            assert page.evaluate("document.scrollingElement.scrollWidth") == width, view
+            assert page.evaluate("document.getElementById('main').scrollWidth") <= width, view
+            for link in page.get_by_role("navigation").get_by_role("link").all():
+                assert link.evaluate("(link) => link.scrollWidth <= link.clientWidth"), view
         go(page, "fleet")
         expect(page.locator(".ring .card").last).to_be_in_viewport()
 
