@@ -104,6 +104,32 @@ def test_an_answer_streams_and_stop_stops_it_on_the_nodes(world: PageWorld, brow
         expect(page.locator("li.user .words")).to_have_text(QUESTION)
 
 
+def test_settings_that_are_not_good_are_neither_sent_nor_kept(world: PageWorld, browser: Browser) -> None:
+    with page_at(browser, world.root) as page:
+        temperature, most = page.get_by_label("Temperature"), page.get_by_label("Most tokens")
+        page.get_by_text("Settings").click()
+        most.fill("7")
+        for field, value, said in ((most, "-5", "1"), (temperature, "9", "2")):
+            good = field.input_value()
+            field.fill(value)
+            page.get_by_label("Your question").fill(QUESTION)
+            page.get_by_role("button", name="Send").click()
+            expect(field).to_be_focused()
+            expect(field).to_have_accessible_description(re.compile(said))
+            assert field.get_attribute("aria-invalid") == "true"
+            assert serious(page) == []
+            field.fill(good)
+        temperature.fill("-1")
+        most.fill("")
+        most.blur()
+        expect(page.locator("#wrong-max_tokens")).to_be_empty()
+        expect(page.locator("li.user")).to_have_count(0)
+        page.reload()
+        page.get_by_text("Settings").click()
+        expect(temperature).to_have_value("0.3")
+        expect(most).to_have_value("512")
+
+
 def test_what_a_model_writes_is_text(world: PageWorld, browser: Browser) -> None:
     written = """**bold** <script>boom()</script> <img src=x onerror=boom()> ![out](https://evil.example/x.png)
 <style>body{display:none}</style> <form action=https://evil.example><input></form>

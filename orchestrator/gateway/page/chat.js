@@ -1,7 +1,7 @@
 // A conversation with whichever model is served.
 
 import { events } from "./api.js";
-import { announce, h, notice, say } from "./dom.js";
+import { announce, h, notice, say, set } from "./dom.js";
 import { fleet, watch } from "./live.js";
 import { markdown } from "./markdown.js";
 import { figure, ms } from "./text.js";
@@ -9,12 +9,13 @@ import { figure, ms } from "./text.js";
 const KEPT = "linguabus-chat";
 const SETTINGS = "linguabus-chat-settings";
 const REDRAWS = [[500, 150], [8_000, 400], [Infinity, 800]]; // up to so many characters, milliseconds between two
+const DEFAULTS = { temperature: 0.3, max_tokens: 512, system: "" };
 const SAMPLES = ["What is the capital of France?", "Why is the sky blue?", "Write a haiku about rain."];
 
 const turns = JSON.parse(sessionStorage.getItem(KEPT) ?? "[]");
-const settings = { temperature: 0.3, max_tokens: 512, system: "", ...JSON.parse(localStorage.getItem(SETTINGS) ?? "{}") };
+const settings = { ...DEFAULTS, ...JSON.parse(localStorage.getItem(SETTINGS) ?? "{}") };
 let answering = null; // the AbortController of an answer on its way
-let list, field, send, stop, empty, model;
+let list, field, send, stop, empty, model, details;
 
 export const chat = { make, shown: () => field.focus({ preventScroll: true }) };
 
@@ -60,25 +61,43 @@ function showModel() {
 
 function options() {
   const number = (name, words, attributes) => {
-    const made = h("input", { type: "number", id: `set-${name}`, value: settings[name], ...attributes });
-    made.addEventListener("change", () => keep(name, made.valueAsNumber));
-    return h("label", {}, words, made);
+    const wrong = h("span", { class: "wrong", id: `wrong-${name}`, "aria-live": "polite" });
+    const made = h("input", { type: "number", id: `set-${name}`, value: settings[name], placeholder: DEFAULTS[name], "aria-describedby": wrong.id, ...attributes });
+    if (!made.value || !made.validity.valid) {
+      settings[name] = DEFAULTS[name];
+      made.value = DEFAULTS[name];
+    }
+    made.addEventListener("change", () => {
+      say(wrong, made.validationMessage);
+      set(made, "aria-invalid", !made.validity.valid);
+      if (made.validity.valid) keep(name, made.value ? made.valueAsNumber : DEFAULTS[name]);
+    });
+    return h("div", { class: "setting" }, h("label", {}, words, made), wrong);
   };
   const system = h("textarea", { id: "set-system", rows: "2" }, settings.system);
   system.addEventListener("change", () => keep("system", system.value));
-  return h("div", { class: "row options" },
-    h("details", {}, h("summary", {}, "Settings"),
-      h("div", { class: "stack" },
-        h("div", { class: "row" },
-          number("temperature", "Temperature", { min: "0", max: "2", step: "0.1" }),
-          number("max_tokens", "Most tokens", { min: "1", max: "100000", step: "1" })),
-        h("label", {}, "Instructions for the model", system))),
+  details = h("details", {}, h("summary", {}, "Settings"),
+    h("div", { class: "stack" },
+      h("div", { class: "row" },
+        number("temperature", "Temperature", { min: "0", max: "2", step: "0.05" }),
+        number("max_tokens", "Most tokens", { min: "1", max: "100000", step: "1" })),
+      h("label", {}, "Instructions for the model", system)));
+  return h("div", { class: "row options" }, details,
     h("button", { type: "button", class: "quiet", onclick: forget }, "New chat"));
 }
 
 function keep(name, value) {
-  if (!Number.isNaN(value)) settings[name] = value;
+  settings[name] = value;
   localStorage.setItem(SETTINGS, JSON.stringify(settings));
+}
+
+/** Are all settings good to ask with? Else the first that is not is shown. */
+function areSettingsGood() {
+  const wrong = details.querySelector("input:invalid");
+  if (!wrong) return true;
+  details.open = true;
+  wrong.focus();
+  return false;
 }
 
 function forget() {
@@ -122,7 +141,7 @@ function footnote(turn, foot) {
 
 function ask() {
   const text = field.value.trim();
-  if (!text || answering) return;
+  if (!text || answering || !areSettingsGood()) return;
   field.value = "";
   grow();
   turns.push({ role: "user", content: text });
@@ -131,7 +150,7 @@ function ask() {
 }
 
 function regenerate() {
-  if (answering || turns.at(-1)?.role !== "assistant") return;
+  if (answering || turns.at(-1)?.role !== "assistant" || !areSettingsGood()) return;
   turns.pop();
   list.lastElementChild.remove();
   answer();
