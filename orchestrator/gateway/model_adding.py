@@ -15,6 +15,7 @@ from typing import Any
 
 from orchestrator.gateway.errors import ApiError
 from orchestrator.gateway.model_upload import check_name, receive
+from orchestrator.model.errors import HERE_ALREADY
 from orchestrator.model.lock import clear_left, owned_folder
 from orchestrator.text.figures import progress_text
 
@@ -40,11 +41,16 @@ class ModelAdding:
         self._code: int | None = None
 
     def state(self) -> dict[str, Any] | None:
-        """The newest one: its source, what was said of it, whether it goes on or went well; None before the first."""
+        """The newest one; None before the first.
+
+        Its source, what was said of it, whether it goes on, went well, and was here already.
+        """
         if not self._source:
             return None
         goes_on = self._code is None
-        return {"source": self._source, "lines": list(self._lines), "goes_on": goes_on, "ok": self._code == 0}
+        ok = self._code == 0
+        was_here = ok and any(HERE_ALREADY in line for line in self._lines)
+        return {"source": self._source, "lines": list(self._lines), "goes_on": goes_on, "ok": ok, "was_here": was_here}
 
     async def begin(self, source: str) -> None:
         """Add a model by name; `state` tells how far it is. Files of the host are for its own command line.

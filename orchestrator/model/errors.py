@@ -3,6 +3,9 @@
 from orchestrator.model.extras import advice
 from schemas.errors import LinguabusError
 
+HERE_ALREADY = "is here already"
+"""By which the gateway knows this error among the command's lines."""
+
 
 class ModelError(LinguabusError):
     """Base of every error of this package."""
@@ -20,7 +23,7 @@ class ModelIsHere(ModelExists):
     """The very model that was to be added is in the store, made of the same source in the same way."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name} is here already: linguabus model rm {name} first has it made anew")
+        super().__init__(f"{name} {HERE_ALREADY}: linguabus model rm {name} first has it made anew")
         self.name = name
 
 

@@ -207,7 +207,8 @@ def _cause(event: Event) -> str:
     """An event in a few words."""
     match event:
         case Submitted(request=submit):
-            turns = f"{len(submit.messages)} messages" if submit.messages else "a prompt"
+            count = len(submit.messages)
+            turns = f"{count} message{'s' if count > 1 else ''}" if count else "a prompt"
             return f"client {submit.client} asked: {turns}, at most {submit.max_tokens} tokens"
         case Cancelled(client=client):
             return f"client {client} cancelled"

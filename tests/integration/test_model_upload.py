@@ -83,13 +83,13 @@ def test_an_archive_is_added_and_the_file_is_gone(hosted: str, tmp_path: Path, a
     answered = upload(hosted, "tiny.tar", archive)
     assert (answered.status_code, answered.json()) == (200, {"source": "tiny.tar"})
     said = end(hosted)
-    assert (said["source"], said["ok"]) == ("tiny.tar", True), said
+    assert (said["source"], said["ok"], said["was_here"]) == ("tiny.tar", True, False), said
     assert any(line.startswith("tiny: llama, 4 blocks") for line in said["lines"])
     assert ModelStore(tmp_path / "models").names() == ("tiny",)
     assert left(tmp_path) == []
     assert upload(hosted, "again.tar", archive).status_code == 200
     said = end(hosted)
-    assert (said["ok"], "tiny is here already" in said["lines"][-1]) == (True, True), said
+    assert (said["ok"], said["was_here"], "tiny is here already" in said["lines"][-1]) == (True, True, True), said
 
 
 @pytest.mark.parametrize(("name", "content"), [("x.gguf", MAGIC + bytes(5000)), ("x.tar", INDEX_FILE.encode() * 100)])

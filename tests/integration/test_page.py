@@ -387,7 +387,7 @@ def test_a_model_is_added_by_name_and_chosen(
         page.get_by_label("Name on Hugging Face").fill("demo")
         page.get_by_role("button", name="Add").click()
         expect(page.locator("#models pre")).to_contain_text("is here already")
-        expect(page.get_by_text("demo was added")).to_be_visible()
+        expect(page.get_by_text("demo is here already")).to_be_visible()
     world.use_all()
 
 
@@ -402,6 +402,9 @@ def test_a_file_from_the_browser_becomes_a_model(
         page.get_by_role("button", name="Upload").press("Enter")
         expect(page.get_by_text("ours-1-.tar was added")).to_be_visible()
         expect(page.get_by_role("button", name="Use newcomer")).to_be_visible()
+        page.get_by_label("A file from here").set_input_files(tmp_path / "ours (1).tar")
+        page.get_by_role("button", name="Upload").press("Enter")
+        expect(page.get_by_text("ours-1-.tar is here already")).to_be_visible()
         assert serious(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     ModelStore(world.home / "models").rm("newcomer")

@@ -132,10 +132,10 @@ function drawAdding(state) {
     adding.replaceChildren();
     return;
   }
-  const { source, ok } = state;
+  const { source, ok, was_here: wasHere } = state;
   const why = goesOn || ok ? undefined : state.lines.findLast((one) => one.startsWith(ERROR));
   const lines = state.lines.filter((one) => one !== why).slice(-12);
-  const head = goesOn ? notice(`adding ${source}`, "moving") : ok ? notice(`${source} was added`, "good")
+  const head = goesOn ? notice(`adding ${source}`, "moving") : ok ? notice(`${source} ${wasHere ? "is here already" : "was added"}`, "good")
     : notice(`${source} was not added${why ? `: ${why.slice(ERROR.length)}` : ""}`, "bad");
   const cancel = button("Cancel", async () => {
     sending?.abort();

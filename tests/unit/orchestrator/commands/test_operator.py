@@ -300,7 +300,7 @@ STORY = {
     "ended": True,
     "left_out": 1,
     "entries": [
-        {"after_s": 0.0, "cause": "client cli asked: 1 messages, at most 5 tokens", "decisions": ["opened on n1"]},
+        {"after_s": 0.0, "cause": "client cli asked: 1 message, at most 5 tokens", "decisions": ["opened on n1"]},
         {"after_s": 1.25, "cause": "2 tokens from n1", "decisions": []},
     ],
 }
@@ -312,7 +312,7 @@ def test_a_request_s_story_is_told_cause_by_cause(fake: FakeOrchestrator, capsys
     assert fake.commanded[0].arguments == {"request": STORY["request"]}
     assert capsys.readouterr().out.splitlines() == [
         "request 00000000000000ab, ended",
-        "     0.000 s  client cli asked: 1 messages, at most 5 tokens",
+        "     0.000 s  client cli asked: 1 message, at most 5 tokens",
         "              -> opened on n1",
         "     1.250 s  2 tokens from n1",
         "(1 entries of the middle were dropped)",

@@ -34,7 +34,7 @@ def test_a_lost_node_s_chain_of_causes_is_told_in_order() -> None:
     story = told(world, request)
     said = lines(story)
     expected = [
-        "client cli asked: 1 messages, at most 50 tokens",
+        "client cli asked: 1 message, at most 50 tokens",
         "opened on "
         + ", ".join(
             f"{node} (stage {stage} of main, epoch 1-1)" for stage, node in ((2, last), (1, second), (0, first))
