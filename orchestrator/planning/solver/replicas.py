@@ -157,19 +157,17 @@ def fluid_bound(problem: Problem) -> float:
 
     Weights w[r] >= 0 on the runs bound any plan: with value(token) = sum B[r] w[r], device d earns at most
     max_r w[r] / c[d, r] per second, so rate <= sum_d earning / value. Weights equal to the fleet's mean cost of
-    each run give a bound that is exact when devices differ by a factor only.
+    each run give a bound that is exact when devices differ by a factor only. A run that costs some device nothing, as
+    far as it could be measured, has no weight: of that there could be any number.
     """
-    devices, runs = problem.eligible, problem.runs
-    weights = [sum(device.batched_s[index] for device in devices) / len(devices) for index in range(len(runs))]
+    costs = list(zip(*(device.batched_s for device in problem.eligible), strict=True))
+    weights = [sum(seconds) / len(seconds) if all(seconds) else 0.0 for seconds in costs]
     value = pass_s(problem, weights)
-    earned = 0.0
-    for device in devices:
-        if any(weight > 0 and seconds == 0 for weight, seconds in zip(weights, device.batched_s, strict=True)):
-            return math.inf
-        earned += max(
-            (weight / seconds for weight, seconds in zip(weights, device.batched_s, strict=True) if seconds),
-            default=0.0,
-        )
+    earned = sum(
+        max(weight / seconds for weight, seconds in zip(weights, device.batched_s, strict=True) if seconds)
+        for device in problem.eligible
+        if any(device.batched_s)
+    )
     return earned / value if value else math.inf
 
 

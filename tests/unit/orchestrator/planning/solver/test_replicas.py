@@ -114,6 +114,14 @@ def test_large_fleets_share_no_device_and_every_pipeline_may_run(uneven: bool) -
     assert plan_replicas(problem, prove=False) == answer
 
 
+def test_a_run_that_costs_a_device_nothing_measurable_leaves_the_bound_finite() -> None:
+    """As looking up a row of the embedding does on a quick machine."""
+    problem = fleet(*(device(name, 2.0, 800) for name in "abcd"))
+    devices = [replace(one, decode_s=(0.0 if one.name == "a" else 1e-4, *one.decode_s[1:])) for one in problem.devices]
+    answer = planned(replace(problem, devices=tuple(devices)))
+    assert answer.tokens_per_s_many <= answer.bound_tokens_per_s < 10 * answer.tokens_per_s_many
+
+
 def test_the_quick_rates_are_those_of_exact_plans() -> None:
     for seed in range(25):
         problem = replace(random_problem(seed), objective=Objective.THROUGHPUT, streams=None, constraints=Constraints())
