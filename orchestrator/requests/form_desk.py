@@ -33,7 +33,8 @@ class FormDesk:
         """Tell the last stage what may come behind the tokens that it has sent, along its guess, unless it knows."""
         assert session.answer
         is_newest = heard.frame.position + heard.frame.count == session.answer.next_position
-        return self._tell(session, guess=heard.guess if is_newest else ())
+        guess = heard.guess if is_newest and session.answer.knows(heard.guess) else ()
+        return self._tell(session, guess=guess)
 
     def wanted(self, sessions: SessionTable, node: str, wanted: MasksWanted) -> list[Effect]:
         """Tell a last stage all that it has forgotten."""

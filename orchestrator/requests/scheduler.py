@@ -145,7 +145,7 @@ class RequestScheduler:
             or heard.pipeline != self._pipeline
             or frame.epoch != session.placement.epoch
             or heard.sender != session.placement.ring[-1]
-            or not session.answer.knows((*heard.ids, *heard.guess))
+            or not session.answer.knows(heard.ids)
         ):
             self.tokens_dropped += frame.count
             return []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,8 +17,8 @@ from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.timing import Timing
 from schemas.messages import PlanConstraints
+from tests.support.bus_recorder import until
 from tests.support.nodes import NodeProcess, running_nodes, start_node
-from tests.support.polling import DEADLINE_S
 from tests.support.services import patient_client, running_service, wait_until_serving
 from tests.support.sick_node import CHUNK_S, CHUNK_TOKENS
 
@@ -63,13 +62,13 @@ def ask(client: Client) -> list[int]:
 
 def await_set_apart(client: Client) -> str:
     """Wait until the sick node was set apart, which may be over again; what was told of it."""
-    end_s = time.monotonic() + DEADLINE_S
-    while not (
-        told := [one.text for one in client.past_events().events if (one.node, one.kind) == (SICK, "set_apart")]
-    ):
-        assert time.monotonic() < end_s, client.nodes()
+
+    def told() -> list[str]:
+        return [one.text for one in client.past_events().events if (one.node, one.kind) == (SICK, "set_apart")]
+
+    until("the sick node is set apart", lambda: bool(told()))
     reasons = [view.drained for view in client.nodes().nodes if view.node == SICK and view.drained]
-    return " ".join((*told, *reasons))
+    return " ".join((*told(), *reasons))
 
 
 @pytest.mark.parametrize(

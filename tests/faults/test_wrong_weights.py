@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,8 +16,9 @@ from orchestrator.client import AnswerFailed, Client
 from orchestrator.model.model import Model
 from orchestrator.model.store import ModelStore
 from orchestrator.service.config import ServiceConfig
+from schemas.messages import NodeView, StageView
+from tests.support.bus_recorder import until
 from tests.support.nodes import NodeProcess, running_nodes, start_node
-from tests.support.polling import DEADLINE_S
 from tests.support.process_memory import overwrite
 from tests.support.services import apply, patient_client, running_service, wait_until_serving
 
@@ -26,6 +26,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into the 
 
 PROMPT = "The capital of France"
 TOKENS = 100
+DAMAGED = 2
+"""The unit that is."""
 SLOW = ("--emulate-speed", "0.03", "--check-every", "0.5")
 """An answer takes a second or two."""
 
@@ -69,7 +71,7 @@ def damage(world: World, node: str, how: Callable[[np.ndarray], None]) -> None:
 
     Packed or not, sixteen neighbours of a row stay side by side.
     """
-    (blob,) = [blob for blob in world.model.manifest.blobs if blob.units == (2,)]
+    (blob,) = [blob for blob in world.model.manifest.blobs if blob.units == (DAMAGED,)]
     before = np.fromfile(world.model.blobs_folder / blob.sha256, np.float32).reshape(-1, 16)
     row = before[len(before) // 2].copy()
     how(row)
@@ -78,7 +80,7 @@ def damage(world: World, node: str, how: Callable[[np.ndarray], None]) -> None:
 
 def flip_a_bit_on_disk(world: World, node: str) -> None:
     """In the node's copy of a block's weights."""
-    (blob,) = [blob for blob in world.model.manifest.blobs if blob.units == (2,)]
+    (blob,) = [blob for blob in world.model.manifest.blobs if blob.units == (DAMAGED,)]
     weights = np.memmap(world.nodes[node].home / "blobs" / blob.sha256, np.uint8, "r+")
     weights[1000] ^= 1
     weights.flush()
@@ -97,30 +99,36 @@ def not_a_number(row: np.ndarray) -> None:
     row[5] = np.nan
 
 
+def view_of(client: Client, node: str) -> NodeView:
+    (view,) = [view for view in client.nodes().nodes if view.node == node]
+    return view
+
+
+def holder(client: Client) -> StageView:
+    """The stage with the block that is damaged; most often it is the only one."""
+    (stage,) = [stage for stage in client.plan().stages if stage.start <= DAMAGED < stage.stop]
+    return stage
+
+
 def await_set_apart(client: Client, node: str) -> str:
     """Wait until a node is given no layers; why."""
-    end_s = time.monotonic() + 30
-    while time.monotonic() < end_s:
-        (view,) = [view for view in client.nodes().nodes if view.node == node]
-        if view.drained:
-            return view.drained
-    raise AssertionError(f"{node} was not set apart")
+    until(f"{node} is set apart", lambda: bool(view_of(client, node).drained), timeout_s=30)
+    return view_of(client, node).drained
 
 
 def await_online(client: Client, node: str) -> None:
-    end_s = time.monotonic() + DEADLINE_S
-    while time.monotonic() < end_s:
-        (view,) = [view for view in client.nodes().nodes if view.node == node]
-        if view.state == "online" and not view.drained:
-            return
-    raise AssertionError(f"{node} is not there")
+    def is_there() -> bool:
+        view = view_of(client, node)
+        return view.state == "online" and not view.drained
+
+    until(f"{node} is there", is_there)
 
 
 def test_readers_see_nothing_of_damaged_weights(world: World) -> None:
     client = world.client
     victims = []
     for how in (one_bit, zeros):
-        (stage,) = client.plan().stages
+        stage = holder(client)
         victims.append(stage.node)
         damage(world, stage.node, how)
         assert "has changed since it was loaded" in await_set_apart(client, stage.node)
@@ -128,12 +136,12 @@ def test_readers_see_nothing_of_damaged_weights(world: World) -> None:
         assert ask(client) == world.token_ids
 
     # In the middle of an answer: it goes on with another node.
-    (stage,) = client.plan().stages
+    stage = holder(client)
     victims.append(stage.node)
     assert ask(client, lambda: damage(world, stage.node, not_a_number)) == world.token_ids
     assert "nan" in await_set_apart(client, stage.node)
     wait_until_serving(client)
-    (stage,) = client.plan().stages
+    stage = holder(client)
     assert {*victims, stage.node} == set("abcd")
     kinds = [event.kind for event in client.past_events().events]
     assert kinds.count("set_apart") == 3
