@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import Result, main, median_result, note
-from side_by_side import decode_speeds, serving
-from smollm2 import open_smollm2
+from harness import Result, main
+from side_by_side import compared, serving
 
 from broker.local_broker import BrokerKind, LocalBroker
 from orchestrator.model.model import Model
@@ -32,14 +31,10 @@ def _installed(kind: BrokerKind, model: Model, folder: Path) -> Iterator[str]:
 def measure(quick: bool) -> list[Result]:
     """Decode of one stream over three nodes."""
     nats, mosquitto = (functools.partial(_installed, kind) for kind in ("embedded", "mosquitto"))
-    pairs = decode_speeds(open_smollm2("fast"), nats, mosquitto, pins=PINS, quick=quick)
-    ratios = [first / second for first, second in pairs]
-    note("  pairs: " + " ".join(f"{ratio:.3f}" for ratio in ratios))
-    return [
-        median_result("decode on NATS over Mosquitto", ratios, "ratio", at_least=LEAST),
-        median_result("decode on NATS", [first for first, _ in pairs], "tokens/s"),
-        median_result("decode on Mosquitto", [second for _, second in pairs], "tokens/s"),
-    ]
+    return compared(
+        ("decode on NATS", nats), ("decode on Mosquitto", mosquitto), pins=PINS, quick=quick,
+        named="decode on NATS over Mosquitto", at_least=LEAST,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

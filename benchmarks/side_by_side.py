@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import harness
-from harness import alternate
+from harness import Result, alternate, median_result, note
+from smollm2 import open_smollm2
 
 from broker.address import BrokerAddress
 from orchestrator.client import Client
@@ -24,6 +25,7 @@ MEMORY_MB = 400
 TOKENS, WARM_UP_TOKENS = 200, 8
 _SERVE = ("--context", "1024", "--slots", "1", "--wire", "fp16", "--no-balance")
 
+Pins = tuple[tuple[str, str], ...]
 Install = Callable[[Model, Path], AbstractContextManager[str | BrokerAddress]]
 """An installation that serves a model, with its files in a folder; where its broker is."""
 
@@ -40,14 +42,28 @@ def serving(model: Model, folder: Path, broker_url: str | None, nodes: Sequence[
         yield
 
 
-def decode_speeds(
-    model: Model, first: Install, second: Install, *, pins: tuple[tuple[str, str], ...], quick: bool
+def compared(
+    first: tuple[str, Install], second: tuple[str, Install], *, pins: Pins, quick: bool, named: str, at_least: float
+) -> list[Result]:
+    """Decode of SmolLM2 in the first installation over that in the second, and both, by their names."""
+    pairs = _decode_speeds(open_smollm2("fast"), (first[1], second[1]), pins, quick=quick)
+    ratios = [one / other for one, other in pairs]
+    note("  pairs: " + " ".join(f"{ratio:.3f}" for ratio in ratios))
+    return [
+        median_result(named, ratios, "ratio", at_least=at_least),
+        median_result(first[0], [one for one, _ in pairs], "tokens/s"),
+        median_result(second[0], [other for _, other in pairs], "tokens/s"),
+    ]
+
+
+def _decode_speeds(
+    model: Model, installs: tuple[Install, Install], pins: Pins, *, quick: bool
 ) -> list[tuple[float, float]]:
     """Pairs of speeds, tokens a second after the first one, with each unit on the node that it is pinned to."""
     tokens = WARM_UP_TOKENS if quick else TOKENS
     with ExitStack() as stack:
         speeds: list[Callable[[], float]] = []
-        for install in (first, second):
+        for install in installs:
             parent = model.blobs_folder.parent
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="linguabus-bench-", dir=parent)))
             client = stack.enter_context(Client.connect(stack.enter_context(install(model, folder))))

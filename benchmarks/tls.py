@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import Result, main, median_result, note
-from side_by_side import decode_speeds, serving
-from smollm2 import open_smollm2
+from harness import Result, main
+from side_by_side import compared, serving
 
 from broker.address import BrokerAddress, parse_broker_url
 from broker.credential import FILE
@@ -60,14 +59,10 @@ def _reader(fleet: FleetFolder) -> BrokerAddress:
 
 def measure(quick: bool) -> list[Result]:
     """Decode of one stream over two nodes."""
-    pairs = decode_speeds(open_smollm2("fast"), guarded, plain, pins=PINS, quick=quick)
-    ratios = [fleet / open_ for fleet, open_ in pairs]
-    note("  pairs: " + " ".join(f"{ratio:.3f}" for ratio in ratios))
-    return [
-        median_result("decode with TLS, keys and roles over none", ratios, "ratio", at_least=LEAST),
-        median_result("decode in a fleet", [fleet for fleet, _ in pairs], "tokens/s"),
-        median_result("decode on an open broker", [open_ for _, open_ in pairs], "tokens/s"),
-    ]
+    return compared(
+        ("decode in a fleet", guarded), ("decode on an open broker", plain), pins=PINS, quick=quick,
+        named="decode with TLS, keys and roles over none", at_least=LEAST,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import ExitStack, aclosing
 from typing import Annotated, Any
 
@@ -31,7 +31,6 @@ from schemas.messages import (
 )
 
 MOST_PLANS = 50
-NAMELESS = "nameless"
 RequestId = Annotated[str, Query(pattern="^[0-9a-f]{16}$")]
 
 
@@ -93,18 +92,20 @@ def fleet_routes(gateway: Gateway) -> APIRouter:
 
         ``fleet`` is a JSON merge patch, first of nothing, and ``happened`` an event, first those of before.
         """
-        return EventStream(_told(gateway, fleet=gateway.live.changes(), happened=gateway.live.events()), ExitStack())
+        return EventStream(
+            _told(gateway, {"fleet": gateway.live.changes(), "happened": gateway.live.events()}), ExitStack()
+        )
 
     @router.get("/events")
     async def events(past: bool = True) -> Response:
         """Events as they happen, as server-sent events; ``past``: the newest ones before."""
-        return EventStream(_told(gateway, **{NAMELESS: gateway.live.events(past=past)}), ExitStack())
+        return EventStream(_told(gateway, {"": gateway.live.events(past=past)}), ExitStack())
 
     return router
 
 
-async def _told(gateway: Gateway, **coming: AsyncGenerator[Any, None]) -> AsyncGenerator[bytes, None]:
-    """The lines of a stream of what comes, each with its kind as an event's name; ``nameless`` has none.
+async def _told(gateway: Gateway, coming: Mapping[str, AsyncGenerator[Any, None]]) -> AsyncGenerator[bytes, None]:
+    """The lines of a stream of what comes, by its kind, which is an event's name; an empty one: it has none.
 
     It ends with the gateway's connection to the broker. An orchestrator that is not there is waited for.
     """
@@ -118,7 +119,7 @@ async def _told(gateway: Gateway, **coming: AsyncGenerator[Any, None]) -> AsyncG
                     await came.put(event(dump(one), kind))
         await came.put(None)
 
-    tasks = [asyncio.create_task(tell("" if kind == NAMELESS else kind, what)) for kind, what in coming.items()]
+    tasks = [asyncio.create_task(tell(kind, what)) for kind, what in coming.items()]
     try:
         while True:
             try:
