@@ -11,14 +11,14 @@ from broker.repeating import repeating
 _TRIM_INTERVAL_S = 0.1
 
 
-def trimming() -> AbstractContextManager[None]:
+def trimming(every_s: float = _TRIM_INTERVAL_S) -> AbstractContextManager[None]:
     """Give freed memory back again and again meanwhile.
 
     Where ONNX Runtime brings matrices from one form to another, what is freed is between what is kept, and not always
     fits for the next: of blocks in halves up to a fifth of all. What a tokenizer of a large vocabulary leaves behind
     is a quarter of a gigabyte.
     """
-    return repeating(trim, every_s=_TRIM_INTERVAL_S, name="trim")
+    return repeating(trim, every_s=every_s, name="trim")
 
 
 def give_back() -> None:

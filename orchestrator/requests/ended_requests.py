@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.effects import Publish, respond
-from orchestrator.requests.answer import Answer, whole_answer
+from orchestrator.requests.answer_record import AnswerRecord, whole_answer
 from schemas.messages import StreamEnd, StreamError, SubmitRequest
 
 _MOST = 1000
@@ -19,13 +19,13 @@ class EndedRequest:
     """A request that has ended. ``answer``: what there is of it."""
 
     client: str
-    answer: Answer | None
+    answer: AnswerRecord | None
     end: StreamEnd | StreamError
 
     @property
     def tokens(self) -> int:
         """How many the answer has."""
-        return len(self.answer.tokens) if self.answer else 0
+        return len(self.answer.ids) if self.answer else 0
 
     def told_after(self, tokens: int) -> Sequence[object]:
         """What its reader was told behind the first ``tokens`` tokens, the end last."""

@@ -33,7 +33,8 @@ class SessionTable:
         """Forget a session that has ended; what its client was told is remembered for a while."""
         session = self._sessions.pop(request)
         if session.end_told:
-            self.ended.add(request, EndedRequest(session.client, session.answer, session.end_told))
+            answer = session.answer.record() if session.answer else None
+            self.ended.add(request, EndedRequest(session.client, answer, session.end_told))
 
     def take(self, request: str) -> Session:
         """Give a session away, as if it had never been here."""

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from broker import heap
 from broker.mqtt import MqttBus
 from orchestrator.errors import PipelineTaken, Superseded
 from orchestrator.identity.membership import Membership
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 KEEPALIVE_S = 5
 """The broker gives up a connection without a word for 1.5 times as long: readers, and another start, hear of it."""
+
+
+TRIM_INTERVAL_S = 60.0
+"""What requests come with is freed between what is kept of them, and in hours the heap grows by the gaps."""
 
 
 @dataclass(frozen=True)
@@ -157,4 +162,5 @@ def _serve(
             model=service.core.plane.opening,
             generation=service.core.plane.pipelines.generation,
         )
+        stack.enter_context(heap.trimming(every_s=TRIM_INTERVAL_S))
         service.run(stop, lambda: on_ready(info) if on_ready else None)

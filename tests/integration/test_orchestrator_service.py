@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from broker import heap
 from broker.bus import Delivery
 from broker.errors import BrokerUnreachable
 from broker.local_broker import LocalBroker
@@ -20,6 +21,7 @@ from orchestrator.client import AnswerFailed, Client, ControlRefused
 from orchestrator.errors import AddressInUse, Superseded
 from orchestrator.model.errors import ModelFilesLost
 from orchestrator.model.store import ModelStore
+from orchestrator.service import run
 from orchestrator.service.config import ServiceConfig
 from orchestrator.service.database import Database
 from orchestrator.service.run import run_service
@@ -411,6 +413,17 @@ def test_the_first_model_is_served_as_soon_as_it_is_added(
         ModelStore(tmp_path / "models").add(str(archive))
         while client.status().model != "tiny":
             client.events(DEADLINE_S)
+
+
+def test_while_it_serves_freed_memory_goes_back_to_the_system(
+    mosquitto: LocalBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trimmed = threading.Semaphore(0)
+    monkeypatch.setattr(heap, "trim", trimmed.release)
+    monkeypatch.setattr(run, "TRIM_INTERVAL_S", 0.01)
+    with running_service(ServiceConfig(broker_url=mosquitto.url, data_dir=tmp_path, timing=QUICK)):
+        assert trimmed.acquire(timeout=DEADLINE_S)
+        assert trimmed.acquire(timeout=DEADLINE_S)
 
 
 def test_who_serves_no_fleet_serves_model_parts_by_http(open_mosquitto: LocalBroker, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -229,7 +230,7 @@ def test_ended_requests_have_a_bound() -> None:
         answer = Answer(
             "0" * 16, EncodedPrompt("tiny", ()), tokens, VOCABULARY, LetterStream, [letter(n) for n in range(tokens)]
         )
-        return EndedRequest("cli", answer, StreamError(request="0" * 16, code="failed", reason="the end"))
+        return EndedRequest("cli", answer.record(), StreamError(request="0" * 16, code="failed", reason="the end"))
 
     def is_kept(request: str) -> bool:
         return bool(table.told_after(0, client="cli", request=request))
@@ -243,6 +244,21 @@ def test_ended_requests_have_a_bound() -> None:
     assert (is_kept("long"), is_kept("1199")) == (True, False)
     table.add("next", ended(1))
     assert (is_kept("long"), is_kept("next")) == (False, True)
+
+
+def test_of_an_ended_request_neither_the_prompt_is_kept_nor_what_bound_the_answer(world: World) -> None:
+    def prompts() -> int:
+        gc.collect()
+        return sum(isinstance(thing, EncodedPrompt) for thing in gc.get_objects())
+
+    known = prompts()
+    request = ask(world, max_tokens=2)
+    assert prompts() == known + 1
+    world.generate(request, 2, flags=Flag.LENGTH)
+    assert prompts() == known
+    *told, end = renew(world, request, 0)
+    assert "".join(piece.text for piece in told) == answer_text(5, 2)
+    assert isinstance(end, StreamEnd)
 
 
 # --- what breaks the contract -----------------------------------------------------------------------------------
