@@ -239,7 +239,7 @@ def fleet_of(model: Model, names: Sequence[str], *, share: float, speed: float, 
 @contextmanager
 def installed(
     fleet: Fleet, model: Model, *, balance: bool, context_tokens: int, slots: int, wire: WireDtype,
-    profiled_s: float = profiles.PROBE_TIME_LIMIT_S, draft_tokens: int | None = 0,
+    profiled_s: float = profiles.PROBE_TIME_LIMIT_S, draft_tokens: int = 0,
 ) -> Iterator[Installation]:  # fmt: skip
     """An orchestrator that knows nothing yet, serving on nodes of the fleet, which measure themselves for so long."""
     with ExitStack() as stack:

@@ -17,6 +17,7 @@ from smollm2 import open_smollm2
 
 from orchestrator.client import Client
 from orchestrator.commands.answers import tokens_per_s
+from orchestrator.timing import DEFAULT_DRAFT_TOKENS
 from schemas.messages import ChatMessage, Grammar, Sampling
 from tests.support.random_schemas import random_schema
 
@@ -81,7 +82,7 @@ def measure(quick: bool) -> list[Result]:
         model = open_smollm2(profile)
         with (
             fleet_of(model, ["node-0", "node-1"], share=0.7, speed=1.0, **CACHES) as fleet,
-            installed(fleet, model, balance=False, draft_tokens=None, **CACHES) as running,
+            installed(fleet, model, balance=False, draft_tokens=DEFAULT_DRAFT_TOKENS, **CACHES) as running,
             Client.connect(running.broker_url) as client,
         ):
             made = [_document(client, seed) for seed in range(documents)]

@@ -59,12 +59,14 @@ class Row:
     count: int
     sample: bool
     verify: bool = False
-    """All positions but the first hold guesses: choose a token after each as long as they are right."""
+    """Its tokens are guesses, but perhaps the first: choose a token after each as long as they are right."""
     ids: Sequence[int] | None = None
     frame: Frame | None = None
     draw: Draw | None = None
+    marks: bytes = b""
+    """Of the tokens at its positions, where guesses are verified."""
     guess: Sequence[int] = ()
-    """Last stage: the guesses to verify."""
+    """Last stage: the guesses to verify, as far as they are those it has made."""
     copies: StateCopies | None = None
     """Of the slot's folded states."""
     again: bool = False

@@ -11,6 +11,8 @@ LEAST_CONTEXT_TOKENS = 256
 MOST_PIPELINES = 100
 DEFAULT_CHUNK_TOKENS = 32
 """Short chunks fill the pipeline sooner and let other answers in between; on a CPU they cost no speed."""
+DEFAULT_DRAFT_TOKENS = 8
+"""Most tokens to guess in one run of a stage."""
 
 
 @dataclass(frozen=True, kw_only=True)

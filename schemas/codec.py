@@ -10,7 +10,8 @@ A frame is about the ``count`` positions ``[position, position + count)`` of one
 of values per position. Payload layouts, with n = count x width:
 
 * ACTIVATION fp32: n floats. fp16: n halves, then one int8 exponent e per position (value = half x 2**e).
-  int8: n int8, then ceil(width / 64) fp16 scales per position.
+  int8: n int8, then ceil(width / 64) fp16 scales per position. With VERIFY, behind that a mark of four bytes per
+  position: of the token there, as those can tell who know the prompt.
 * TOKENS: count int32 ids, then width int32 ids that are a guess of what follows (speculation).
 * KV_ROWS: layer u16, part u16 (0 key or a convolution's input, 1 value), heads u16, head_dim u16, then n fp32 or fp16
   values; ``attempt`` is the number of the message in its copy, from 1.
@@ -63,6 +64,8 @@ KV_HEADER_BYTES: Final = _KV_HEADER.size
 INT8_BLOCK: Final = 64
 """Values that share one scale in an int8 activation."""
 
+MARK_BYTES: Final = 4
+"""Of what a window of guesses says about each of its tokens."""
 MAX_FRAMES: Final = 1024
 """Frames in one message."""
 MAX_POSITION: Final = MAX_CONTEXT_TOKENS
@@ -92,7 +95,7 @@ class Dtype(enum.IntEnum):
 
 class Flag(enum.IntFlag):
     """Bits of the flags byte. For activations: choose a token after the last position (SAMPLE), or after each as long
-    as the guessed ones are right (VERIFY). For tokens: why the answer ended."""
+    as the guessed ones are right, the first one too (VERIFY). For tokens: why the answer ended."""
 
     NONE = 0
     SAMPLE = 1
@@ -183,6 +186,16 @@ def activation_payload_bytes(dtype: Dtype, count: int, width: int) -> int:
     return count * width + 2 * count * -(-width // INT8_BLOCK)
 
 
+def hidden_states(frame: Frame) -> bytes | bytearray | memoryview:
+    """The hidden states of an activation, without the marks that stand behind guesses."""
+    return frame.payload[: len(frame.payload) - MARK_BYTES * frame.count] if frame.flags & VERIFY else frame.payload
+
+
+def marks(frame: Frame) -> bytes:
+    """The marks of an activation's tokens; empty where nothing is to be verified."""
+    return bytes(frame.payload[len(frame.payload) - MARK_BYTES * frame.count :]) if frame.flags & VERIFY else b""
+
+
 def logprobs_bytes(alternatives: int) -> int:
     """Length of what is said of one token in a LOGPROBS frame."""
     return 4 + 8 * alternatives
@@ -222,7 +235,7 @@ def _check(kind: Kind, dtype: Dtype, flags: int, count: int, width: int, positio
     if kind is Kind.LOGPROBS and width > MAX_ALTERNATIVES:
         raise FrameShapeMismatch(f"{width} alternatives to a token, allowed are {MAX_ALTERNATIVES}")
     if kind is Kind.ACTIVATION:
-        expected = activation_payload_bytes(dtype, count, width)
+        expected = activation_payload_bytes(dtype, count, width) + (MARK_BYTES * count if flags & VERIFY else 0)
     else:
         expected = _expected_payload_bytes(kind, dtype, count, width)
     if payload_bytes != expected:

@@ -123,7 +123,10 @@ class OpenRequest:
     )
     sampling: Sampling | None = about("For the last stage.", default=None)
     draft_tokens: Annotated[int, Number(0, limits.MAX_GUESSED_TOKENS)] = about(
-        "Most tokens to guess per round trip (last stage, which then needs the prompt); 0 is off.", default=0
+        "Most tokens to guess in one run (first stage, and last, which then needs the prompt); 0 is off.", default=0
+    )
+    draft_windows: Annotated[int, Number(1, limits.MAX_GUESSED_WINDOWS)] = about(
+        "Most runs with guesses that are on their way at once (last stage).", default=1
     )
     prefix_request: RequestId | None = about(
         "An earlier request whose KV cache begins as this prompt does.", default=None

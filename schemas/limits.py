@@ -23,7 +23,9 @@ OVER_MEMORY_SHARE = 1.1
 MIN_CHUNK_TOKENS, MAX_CHUNK_TOKENS = 2, 4096
 """Of the longest chunk of a prompt."""
 MAX_GUESSED_TOKENS = 32
-"""Per round trip."""
+"""In one run of a stage."""
+MAX_GUESSED_WINDOWS = 16
+"""Runs with guesses of one request that are on their way at once."""
 MIN_CONTEXT_TOKENS = 2
 MAX_CONTEXT_TOKENS = 10_000_000
 """Prompt and answer together, and so the end of all positions."""

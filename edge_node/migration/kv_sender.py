@@ -95,6 +95,13 @@ class _Copy:
         if self.cursor and self.cursor.stop > lengths.get(self.cursor.request, 0):
             self.cursor = None
 
+    def computed_again(self, request: int, start: int) -> None:
+        """Note that a request's rows from a position on are others by now."""
+        if self.sent.get(request, 0) > start:
+            self.sent[request] = start
+        if self.cursor and self.cursor.request == request and self.cursor.stop > start:
+            self.cursor = None
+
     def behind(self, lengths: Mapping[int, int]) -> int:
         """The most positions by which the target lacks rows of one request; 0 where it wants none."""
         if not self.parts:
@@ -197,8 +204,16 @@ class KvSender:
     def is_due(self, requests: Mapping[int, StageRequest]) -> bool:
         """Is there something to send, or to report?"""
         self._queue_states(requests)
+        self._look_back(requests)
         lengths = self._lengths(requests)
         return self._next_copy(lengths) is not None or self._has_news(lengths)
+
+    def _look_back(self, requests: Mapping[int, StageRequest]) -> None:
+        """Look for rows that were computed again: there were wrong guesses, in windows behind the one that says so."""
+        for number, state in requests.items():
+            for copy in self._copies:
+                copy.computed_again(number, state.rule.lowest_start)
+            state.rule.lowest_start = state.rule.valid_length
 
     def _queue_states(self, requests: Mapping[int, StageRequest]) -> None:
         """Note what is to be sent of requests that are held and have come to where they are."""
@@ -240,6 +255,7 @@ class KvSender:
             self._began_s = now_s
         effects: list[Effect] = []
         self._queue_states(requests)
+        self._look_back(requests)
         lengths = self._lengths(requests)
         while len(effects) < _MESSAGES_PER_TURN and (copy := self._next_copy(lengths)) is not None:
             effects.append(self._message(copy, lengths, requests))

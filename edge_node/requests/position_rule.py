@@ -33,6 +33,8 @@ class PositionRule:
     """Where the last run of this attempt began. Stage 0 issues every (attempt, position) once and in ascending order,
     so a frame that begins later is new, also where it goes back behind positions that were guessed wrongly or
     reused from an earlier request."""
+    lowest_start: int = 0
+    """Where the lowest run began since somebody who sends rows on last looked: those behind it have changed."""
 
     def judge(self, attempt: int, position: int, *, can_begin: bool = True) -> Verdict:
         """Decide about a frame and, where a newer attempt begins, go back to its position.
@@ -62,8 +64,9 @@ class PositionRule:
     def computed(self, count: int) -> None:
         """``count`` positions after the valid length have been computed."""
         self.last_start = self.valid_length
+        self.lowest_start = min(self.lowest_start, self.valid_length)
         self.valid_length += count
 
     def final_length(self, *, guessed: bool) -> int:
-        """Number of positions whose rows will not be written again. ``guessed``: the last run verified guesses."""
+        """How many positions have rows that should stay. ``guessed``: the last run verified guesses."""
         return min(self.last_start + 1, self.valid_length) if guessed else self.valid_length

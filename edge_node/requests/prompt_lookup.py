@@ -1,93 +1,161 @@
-"""Guesses of the next tokens by prompt look-up: what followed the last time the same few tokens stood in the text.
+"""Guesses of the next tokens by prompt look-up: what followed where the text so far has stood before.
 
-Summaries, code edits and tables repeat their source, and there several guesses are right at once; a guess is verified
-in the same round trip that the next token takes anyway (speculative decoding, arXiv 2211.17192; the look-up is
-"prompt lookup decoding"). Where guesses do not pay they stop by themselves.
+Summaries, code edits and tables repeat their source, and there many guesses are right at once; they are verified in the
+round trip that the next token takes anyway (speculative decoding, arXiv 2211.17192; the look-up is "prompt lookup
+decoding"). The prompt holds a conversation's earlier turns, so these are looked up, too.
+
+The longest match is taken, the newest of several, and followed as long as it is right. Where a token differs and no
+other place fits, the text is taken to go on behind the one that was replaced; the next time its source comes, the
+replacement is guessed. So a renamed variable costs one wrong guess, not one for each time that it occurs.
+
+Every token tells how good the look-up is, whether it was guessed or not: what it would have said is compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from schemas.ewma import ewma
+_SHORTEST_MATCH = 2
+_LONGEST_MATCH = 32
+"""A longer match says no more."""
+_PLACES = 24
+"""The most places that are compared: the newest ones."""
+_REPLACED_FROM = 4
+"""After a match of this length a token that differs is taken for a replacement."""
+_CLASSES = ((1, 0.45), (2, 0.4), (3, 0.6), (4, 0.7), (6, 0.8), (10, 0.9), (20, 0.95))
+"""Matches by their length, from this one on, and how often the token that follows is right, until that is known."""
+_TRIES = 4.0
+"""How many tries what was known beforehand counts for."""
+_MEMORY = 0.9
+"""What a try counts for after the next one of its class."""
 
-_LONGEST_MATCH, _SHORTEST_MATCH = 4, 2
-_WEIGHT = 0.15
-_FIRST_ACCEPTANCE = 0.7
-_COST_PER_GUESS = 0.3
-"""Assumed until measured: what one guess more adds to a step, as a share of a step without."""
-_PAYS_FROM = 1.1
-_RECOVERY = 0.004
-"""How fast a lost confidence comes back, per step without a guess."""
+
+@dataclass(slots=True)
+class _Acceptance:
+    """How often the next token was right, of one class of matches."""
+
+    right: float
+    tries: float = _TRIES
+
+    def learn(self, *, is_right: bool) -> None:
+        """Take in one more try."""
+        self.right = self.right * _MEMORY + is_right
+        self.tries = self.tries * _MEMORY + 1
+
+    @property
+    def rate(self) -> float:
+        """The share that was right."""
+        return self.right / self.tries
+
+
+def _class_of(matched: int) -> int:
+    """The class of a match of this length."""
+    return next(index for index in range(len(_CLASSES) - 1, -1, -1) if matched >= _CLASSES[index][0])
+
+
+_CLASS_OF = tuple(_class_of(max(matched, 1)) for matched in range(_LONGEST_MATCH + 1))
 
 
 @dataclass(slots=True)
 class PromptLookup:
-    """One request's guesses. ``longest`` is the most tokens to guess at once."""
+    """One request's look-up."""
 
-    longest: int
     ids: list[int]
     """The prompt and all tokens so far."""
-    _followers: dict[tuple[int, ...], int] = field(default_factory=dict)
-    """Where the text went on after these tokens, the last time they stood there."""
-    _indexed: int = 0
-    _acceptance: float = _FIRST_ACCEPTANCE
-    _plain_step_s: float | None = None
-    _guessed_step_s: dict[int, float] = field(default_factory=dict)
+    _newest: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Where the text went on after two tokens, the last time they stood there."""
+    _before: list[int] = field(default_factory=lambda: [0] * _SHORTEST_MATCH)
+    """By position: where it went on the time before; 0 where there was none."""
+    _source: int = 0
+    """Where what is guessed stands; 0 where nothing is."""
+    _matched: int = 0
+    """How many tokens before it are those at the end of the text."""
+    _replaced: dict[int, int] = field(default_factory=dict)
+    """Tokens of the source, and what stands for them."""
+    _doubtful: tuple[int, int] | None = None
+    """A replacement that counts if the text goes on behind it."""
+    _acceptance: list[_Acceptance] = field(default_factory=lambda: [_Acceptance(_TRIES * rate) for _, rate in _CLASSES])
 
-    def guess(self) -> Sequence[int]:
-        """A guess of the next tokens, as long as is worth a try."""
+    def __post_init__(self) -> None:
         self._index()
-        start = self._match()
-        length = self._worthwhile_length()
-        if start is None or length == 0:
-            self._acceptance = min(_FIRST_ACCEPTANCE, self._acceptance + _RECOVERY)
-            return ()
-        return self.ids[start : start + length]
+        self._search()
+
+    def take(self, position: int, tokens: Sequence[int]) -> None:
+        """Take in tokens that were chosen from ``position`` on; what was known from there on counts no more."""
+        if position < len(self.ids):
+            del self.ids[position:]
+            self._newest.clear()
+            del self._before[_SHORTEST_MATCH:]
+            self._index()
+            self._search()
+        for token in tokens:
+            self._follow(token)
 
     def _index(self) -> None:
-        """Note every group of tokens but those at the very end, which nothing follows yet."""
-        for stop in range(max(self._indexed, _SHORTEST_MATCH), len(self.ids)):
-            for length in range(_SHORTEST_MATCH, min(_LONGEST_MATCH, stop) + 1):
-                self._followers[tuple(self.ids[stop - length : stop])] = stop
-        self._indexed = max(self._indexed, len(self.ids))
+        """Note every pair of tokens but the last one, which nothing follows yet."""
+        for place in range(len(self._before), len(self.ids)):
+            pair = self.ids[place - 2], self.ids[place - 1]
+            self._before.append(self._newest.get(pair, 0))
+            self._newest[pair] = place
 
-    def _match(self) -> int | None:
-        for length in range(min(_LONGEST_MATCH, len(self.ids)), _SHORTEST_MATCH - 1, -1):
-            start = self._followers.get(tuple(self.ids[-length:]))
-            if start is not None:
-                return start
-        return None
-
-    def _worthwhile_length(self) -> int:
-        """The number of guesses with the best expected tokens per second; 0 where none is clearly better than none."""
-        best_length, best_gain = 0, _PAYS_FROM
-        for length in range(1, self.longest + 1):
-            expected_tokens = sum(self._acceptance**power for power in range(length + 1))
-            gain = expected_tokens / self._relative_cost(length)
-            if gain > best_gain:
-                best_length, best_gain = length, gain
-        return best_length
-
-    def _relative_cost(self, length: int) -> float:
-        """Time of a step with ``length`` guesses over one without."""
-        if self._plain_step_s is None or not self._guessed_step_s:
-            return 1 + _COST_PER_GUESS * length
-        nearest = min(self._guessed_step_s, key=lambda known: abs(known - length))
-        per_guess = (self._guessed_step_s[nearest] / self._plain_step_s - 1) / nearest
-        return 1 + max(per_guess, 0.0) * length
-
-    def chosen(self, position: int, tokens: Sequence[int], guessed: int, step_s: float | None) -> None:
-        """Learn from tokens chosen from ``position`` on, in a step of ``step_s`` that verified ``guessed`` guesses."""
-        self.ids[position:] = tokens
-        if guessed:
-            accepted = len(tokens) - 1
-            for outcome in [1.0] * accepted + ([0.0] if accepted < guessed else []):
-                self._acceptance = ewma(self._acceptance, outcome, _WEIGHT)
-        if step_s is None:
+    def _follow(self, token: int) -> None:
+        source, matched = self._source, self._matched
+        self.ids.append(token)
+        self._index()
+        if source == 0:
+            self._search()
             return
-        if guessed == 0:
-            self._plain_step_s = ewma(self._plain_step_s, step_s, _WEIGHT)
-        else:
-            self._guessed_step_s[guessed] = ewma(self._guessed_step_s.get(guessed), step_s, _WEIGHT)
+        original = self.ids[source]
+        is_right = self._replaced.get(original, original) == token
+        self._acceptance[_CLASS_OF[matched]].learn(is_right=is_right)
+        if is_right:
+            self._source, self._matched = source + 1, min(matched + 1, _LONGEST_MATCH)
+            if self._doubtful:
+                replaced, by = self._doubtful
+                self._replaced[replaced] = by
+                self._doubtful = None
+            return
+        self._doubtful = None
+        self._replaced.pop(original, None)
+        self._search()
+        if not self._source and matched >= _REPLACED_FROM and source + 1 < len(self.ids) - 1:
+            self._source, self._matched = source + 1, 1
+            self._doubtful = (original, token)
+
+    def _search(self) -> None:
+        """Look for the longest match of the end of the text."""
+        ids, stop = self.ids, len(self.ids)
+        self._source = self._matched = 0
+        if stop < _SHORTEST_MATCH:
+            return
+        place = self._newest.get((ids[-2], ids[-1]), 0)
+        for _ in range(_PLACES):
+            if place == 0:
+                break
+            length = _SHORTEST_MATCH
+            while length < min(place, _LONGEST_MATCH) and ids[place - 1 - length] == ids[stop - 1 - length]:
+                length += 1
+            if length > self._matched:
+                self._source, self._matched = place, length
+            place = self._before[place]
+
+    def guess(self, most: int) -> list[int]:
+        """The tokens that are expected next; fewer, where the text ends that they are read from."""
+        if self._source == 0:
+            return []
+        tokens: list[int] = []
+        for place in range(self._source, self._source + most):
+            # What repeats itself goes on behind the end of the text with what is guessed by then.
+            if place < len(self.ids):
+                token = self.ids[place]
+                tokens.append(self._replaced.get(token, token))
+            else:
+                tokens.append(tokens[place - len(self.ids)])
+        return tokens
+
+    def chances(self) -> Iterator[float]:
+        """For each of these tokens how likely it is right, where those before it are."""
+        for matched in itertools.count(self._matched):
+            yield self._acceptance[_CLASS_OF[min(matched, _LONGEST_MATCH)]].rate

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 
 from edge_node.requests.allowed_tokens import AllowedTokens
 from edge_node.requests.checkpoints import Checkpoints
+from edge_node.requests.guess_limits import GuessLimits
+from edge_node.requests.guess_marks import GuessMarks
+from edge_node.requests.guesser import Guesser
 from edge_node.requests.position_rule import PositionRule
-from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.request_stats import RequestStats
 from edge_node.requests.ring_driver import RingDriver, Step
 from edge_node.work import Draw, Row
-from schemas.codec import SAMPLE, VERIFY, Flag, Frame
+from schemas.codec import SAMPLE, VERIFY, Flag, Frame, marks
 from schemas.messages import OpenRequest, Sampling
 
 
@@ -25,17 +27,18 @@ class StageRequest:
     slot: int
     rule: PositionRule = field(default_factory=PositionRule)
     driver: RingDriver | None = None
-    prompt_lookup: PromptLookup | None = None
+    guesser: Guesser | None = None
     """Last stage, where guessing is wanted."""
-    guesses: dict[int, Sequence[int]] = field(default_factory=dict)
-    """Last stage: the newest guess, by the position of its first token."""
-    is_certain: bool = False
-    """Can the newest guess not be wrong?"""
-    chosen_s: float | None = None
-    """Last stage: when the last token was chosen."""
+    guess_marks: GuessMarks | None = None
+    """First stage, likewise."""
+    refused: tuple[int, int] | None = None
+    """Last stage: the attempt of the newest window that was wrong, and where: what is behind it is of no use."""
     frames: deque[Frame] = field(default_factory=deque)
     tokens: dict[int, int] = field(default_factory=dict)
     """Last stage: generated tokens by position."""
+    said: dict[int, int] = field(default_factory=dict)
+    """Last stage: all tokens that it has ever chosen. Computed again, in other runs, others might come in the profile
+    `fast`; but the reader has these."""
     logprobs: dict[int, bytes] = field(default_factory=dict)
     """Last stage: how likely these were, where that is wanted."""
     finish: Flag = Flag.NONE
@@ -87,12 +90,30 @@ class StageRequest:
             position, count, sample, verify = step.position, len(step.ids), step.sample, step.verify
         else:
             frame = self.frames[0]
-            if not self.rule.takes(frame.attempt, frame.position):
+            if not self.rule.takes(frame.attempt, frame.position) or self.refuses(frame):
                 return False  # it is to be dropped
             position, count = frame.position, frame.count
             sample, verify = bool(frame.flags & SAMPLE), bool(frame.flags & VERIFY)
         first = position + 1 if verify else position + count
         return sample and not allowed.known(first, self.tokens)
+
+    def arrived(self, frame: Frame) -> None:
+        """Queue a frame. Where a newer attempt begins, those that wait behind its position are of an older one."""
+        if self.frames and self.frames[-1].attempt < frame.attempt:
+            self.frames = deque(
+                waiting
+                for waiting in self.frames
+                if waiting.attempt >= frame.attempt or waiting.position < frame.position
+            )
+        self.frames.append(frame)
+
+    def marks_of(self, row: Row) -> bytes:
+        """The marks of a row whose guesses are to be verified."""
+        if row.frame is not None:
+            return marks(row.frame)
+        assert self.guess_marks
+        assert row.ids is not None
+        return self.guess_marks.of(row.position, row.ids)
 
     def put_back(self, row: Row) -> None:
         """Put the input of a row back, which is to be computed again before all others."""
@@ -169,8 +190,9 @@ class StageRequest:
         return StageRequest(
             message,
             self.slot,
-            prompt_lookup=self.prompt_lookup,
+            guesser=self.guesser,
             tokens=self.tokens,
+            said=self.said,
             logprobs=self.logprobs,
             stats=self.stats,
         )
@@ -209,45 +231,53 @@ class StageRequest:
         """
         self.finish = Flag.NONE  # a run repeated after the end comes to the same end again
         limit = min(context_tokens, self.open.prompt_tokens + self.open.max_tokens)
-        for index, token in enumerate(tokens):
+        for index, chosen in enumerate(tokens):
             position = first + index
-            self.tokens[position] = token
+            self.tokens[position] = token = self.said.setdefault(position, chosen)
             if token in self.open.eos_ids:
                 self.finish = Flag.STOP
             elif position + 1 >= limit:
                 self.finish = Flag.LENGTH
-            if self.finish:
-                return tokens[: index + 1]
+            if self.finish or token != chosen:
+                tokens = (*tokens[:index], token)
+                break
+        if self.finish:
+            return tokens
         following = first + len(tokens)
         while following in self.tokens:
             del self.tokens[following]
             following += 1
         return tokens
 
-    def guess_after(
-        self,
-        first: int,
-        tokens: Sequence[int],
-        guessed: int,
-        now_s: float,
-        context_tokens: int,
-        most_certain: int = 0,
-    ) -> Sequence[int]:
-        """What may follow the tokens that a run gave from position ``first`` on; the run verified ``guessed`` guesses.
+    def refuses(self, frame: Frame) -> bool:
+        """Does a window go on from a token that did not come? Then nobody has to compute it, nor what is behind it."""
+        if self.guesser is None or not frame.flags & VERIFY:
+            return False
+        if self.refused is not None and self.refused[0] == frame.attempt and frame.position > self.refused[1]:
+            return True
+        if not self.rule.takes(frame.attempt, frame.position):
+            return False
+        if self.guesser.is_right(frame.position, self.tokens.get(frame.position), marks(frame)):
+            return False
+        self.refused = frame.attempt, frame.position
+        return True
 
-        A run that is repeated gets the same guess: stage 0 may have either. ``context_tokens`` bounds the guess; 0
-        means that none is wanted now, but where nothing else can come: of such tokens ``most_certain`` are given.
-        """
-        if self.prompt_lookup is None or self.finish:
+    def known_in(self, row: Row) -> Sequence[int]:
+        """The guesses in a row, as far as this stage has made them."""
+        if self.guesser is None or not row.verify:
+            return ()
+        return self.guesser.guesses_in(row.position, row.count, row.marks, self.tokens)
+
+    def verified_up_to(self, row: Row, position: int) -> None:
+        """Note where the tokens end that a row gave. Where it has more, what it says of the next ones is wrong."""
+        self.refused = (row.attempt, position) if position < row.position + row.count else None
+
+    def guess_after(
+        self, first: int, tokens: Sequence[int], count: int, now_s: float, limits: GuessLimits
+    ) -> Sequence[int]:
+        """What may follow the tokens that a run of ``count`` positions gave from position ``first`` on."""
+        if self.guesser is None or self.finish:
             return ()
         following = first + len(tokens)
-        if following not in self.guesses:
-            step_s = None if self.chosen_s is None else now_s - self.chosen_s
-            if self.is_certain:
-                guessed, step_s = 0, None  # nothing is to be learnt from guesses that could not be wrong
-            self.prompt_lookup.chosen(first, tokens, guessed, step_s)
-            self.chosen_s = now_s
-            certain = self.allowed.certain(following, self.tokens, most_certain) if self.allowed else ()
-            guess = certain or self.prompt_lookup.guess()[: max(context_tokens - following - 1, 0)]
-            self.guesses, self.is_certain = {following: tuple(guess)}, bool(certain)
-        return self.guesses[following]
+        certain = self.allowed.certain(following, self.tokens, limits.most_certain) if self.allowed else ()
+        return self.guesser.after(first, tokens, count, now_s, limits, certain)

@@ -7,6 +7,10 @@ same way. Neither computes anything again.
 
 A token counts by its position alone, whichever attempt brought it, since all attempts lead to the same token: a ring
 that is slower than the watchdog thought still answers in its own time, and that time is learnt from the first answer.
+
+Guesses that come with a token are cut into windows, which are issued one behind the other without waiting for the
+tokens of the first. As long as the tokens that come are those that were guessed, the windows on their way are left
+alone; where one differs, a new attempt begins at its position, so that what is on its way counts no more.
 """
 
 from __future__ import annotations
@@ -32,14 +36,19 @@ MAX_SILENT_REPEATS = 10
 class Step:
     """One run of stage 0: ``ids`` at [position, position + len(ids)).
 
-    ``sample`` asks the ring for a token; ``verify`` says that all ids but the first are guesses to check. Nobody
-    changes it; it is not ``frozen`` because that triples the time of making one.
+    ``sample`` asks the ring for a token; ``verify`` says that the ids but the first are guesses to check, or all are.
+    Nobody changes it; it is not ``frozen`` because that triples the time of making one.
     """
 
     position: int
     ids: Sequence[int]
     sample: bool
     verify: bool = False
+
+    @property
+    def first_draw(self) -> int:
+        """Position of the first token that it asks for."""
+        return self.position + (1 if self.verify else len(self.ids))
 
 
 def chunk_lengths(prompt_tokens: int, chunk_tokens: int) -> list[int]:
@@ -69,6 +78,8 @@ class RingDriver:
     """Where the first chunk of the prompt begins: positions before it were there already."""
     states: Checkpoints | None = None
     """Where stage 0 has its folded states, if it has any: what it computes begins there."""
+    window_tokens: int = 0
+    """Most guesses in one step, behind its first token."""
     same_bits: bool = False
     """What is computed again may be computed in chunks, generated tokens too: the bits are the same in any run."""
     attempt: int = 0
@@ -77,8 +88,13 @@ class RingDriver:
     frames: list[tuple[int, bytes]] = field(default_factory=list)
     """(position, frame) published and not yet certain to have been computed by every stage."""
     deadline_s: float | None = None
-    _asked_s: dict[int, float] = field(default_factory=dict)
-    """When the token was asked for, by attempt."""
+    _guesses: Sequence[int] = ()
+    """What is guessed to follow the ids."""
+    _issued: int = 0
+    _guessed_in: int = 0
+    """The first attempt in which guesses of now may have been issued."""
+    _asked_s: dict[tuple[int, int], float] = field(default_factory=dict)
+    """When a token was asked for, by attempt and position."""
     _steps_asked: int = 0
     """Steps published since the last token came back."""
     _compute_s: float = 0.0
@@ -91,7 +107,23 @@ class RingDriver:
         valid_length = min(valid_length, len(self.ids) - 1)
         in_prompt = moved_tokens <= valid_length < self.prompt_tokens
         self.prefix_tokens = valid_length if in_prompt else 0
-        self.steps.extend(self._steps_from(valid_length))
+        self._compute_from(valid_length)
+
+    def _compute_from(self, position: int) -> None:
+        """Issue everything behind a position, and no guesses."""
+        self.steps.extend(self._steps_from(position))
+        self._issued = len(self.ids)
+        self._guesses = ()
+
+    @property
+    def expects_one_token(self) -> bool:
+        """Is the next token one that a step without guesses follows, if it comes without any?"""
+        return self._issued == len(self.ids) and not self._guesses and not self.steps and not self.finished
+
+    @property
+    def issued(self) -> int:
+        """Where the steps end that were issued."""
+        return self._issued
 
     @property
     def is_owed(self) -> bool:
@@ -125,8 +157,12 @@ class RingDriver:
         self._compute_s += compute_s
         # A token that came from an older attempt meanwhile is not awaited again.
         if step.sample and step.position + len(step.ids) >= len(self.ids):
-            self._asked_s[self.attempt] = now_s
-            self.deadline_s = now_s + self._patience_s()
+            self._asked(step.first_draw, now_s)
+
+    def _asked(self, position: int, now_s: float) -> None:
+        """Note that a token is awaited."""
+        self._asked_s[self.attempt, position] = now_s
+        self.deadline_s = now_s + self._patience_s()
 
     def _patience_s(self) -> float:
         """How long a token may take: many round trips, and for a prompt many times what this stage needed."""
@@ -138,27 +174,77 @@ class RingDriver:
     def token(
         self, attempt: int, position: int, tokens: Sequence[int], guess: Sequence[int], *, last: bool, now_s: float
     ) -> bool:
-        """Take in tokens that came back, with a guess of what follows; False for duplicates and for what is not due."""
-        if self.finished or attempt > self.attempt or position != len(self.ids):
+        """Take in tokens that came back, with a guess of what follows; False for duplicates and for what is not due.
+
+        Where tokens got lost, those that come next say that the guesses before them were right.
+        """
+        missed = position - len(self.ids)
+        issued = max(0, self._issued - len(self.ids)) if attempt >= self._guessed_in else 0
+        was_issued = 0 <= missed <= min(len(self._guesses), issued)
+        if self.finished or attempt > self.attempt or not was_issued:
             return False
-        if attempt in self._asked_s and self._steps_asked == 1:
-            self._round_trip_s = ewma(self._round_trip_s, now_s - self._asked_s[attempt], _RTT_WEIGHT)
+        asked_s = self._asked_s.get((attempt, position))
+        if asked_s is not None and self._steps_asked == 1:
+            self._round_trip_s = ewma(self._round_trip_s, now_s - asked_s, _RTT_WEIGHT)
+        tokens = (*self._guesses[:missed], *tokens)
+        is_right = all(token == guessed for token, guessed in zip(tokens, self._guesses, strict=False))
         self.ids.extend(tokens)
-        if attempt == self.attempt:
-            self.frames.clear()
-        self._progress()
+        newest = len(self.ids) - 1
+        if is_right and (self._issued <= newest or newest in self._starts()):
+            self._go_on(newest, self._guesses[len(tokens) :], guess, is_newest=attempt == self.attempt)
+        else:
+            self._refuse(newest, guess)
         self.finished = last
-        if not last:
-            position = len(self.ids) - 1
-            self.steps.append(Step(position, (self.ids[-1], *guess), sample=True, verify=bool(guess)))
+        if last:
+            self.steps.clear()
+        else:
+            self._issue(newest)
+        self._progress(now_s)
         return True
 
-    def _progress(self) -> None:
-        self.deadline_s = None
+    def _starts(self) -> set[int]:
+        """Where the windows begin that were issued."""
+        return {position for position, _ in self.frames} | {step.position for step in self.steps}
+
+    def _go_on(self, newest: int, rest: Sequence[int], guess: Sequence[int], *, is_newest: bool) -> None:
+        """Leave what is on its way alone: the tokens up to position ``newest`` were guessed."""
+        if guess[: len(rest)] == rest:
+            rest = guess
+        self._guesses = rest
+        if is_newest:
+            self.frames = [frame for frame in self.frames if frame[0] >= newest]
+
+    def _refuse(self, newest: int, guess: Sequence[int]) -> None:
+        """Go back to position ``newest``, where the token is another than was guessed."""
+        if self.frames and self.frames[-1][0] >= newest:  # else the next step is new in this attempt, too
+            self.attempt += 1
+        # The window with the wrong guess is not to be sent again: should anybody lack it, it is computed again.
+        self.frames.clear()
+        self.steps.clear()
+        self._guesses, self._issued, self._guessed_in = guess, newest, self.attempt
+
+    def _issue(self, newest: int) -> None:
+        """Issue what is known by now: the newest token, unless it was guessed, and guesses, cut into windows."""
+        if self._issued < newest:  # they came of an attempt that was given up
+            self._compute_from(self._issued)
+            return
+        ids = (self.ids[newest], *self._guesses)
+        end = newest + len(ids)
+        while self._issued < end:
+            windows = -(-(end - self._issued) // (self.window_tokens + 1))
+            count = -(-(end - self._issued) // windows)
+            known = ids[self._issued - newest : self._issued - newest + count]
+            self.steps.append(Step(self._issued, known, sample=True, verify=count > 1 or self._issued > newest))
+            self._issued += count
+
+    def _progress(self, now_s: float) -> None:
+        """Note that the ring has given something: patience begins anew for what it still owes."""
         self._steps_asked = 0
-        self._asked_s.clear()
         self._compute_s = 0.0
         self._repeats = 0
+        owed = not self.finished and bool(self.frames) and self.frames[-1][0] >= len(self.ids) - 1
+        self._asked_s = {key: asked_s for key, asked_s in self._asked_s.items() if owed and key[1] >= len(self.ids)}
+        self.deadline_s = now_s + self._patience_s() if owed else None
 
     def overdue(self, now_s: float) -> bool:
         """Has the ring been silent for too long?"""
@@ -175,12 +261,15 @@ class RingDriver:
         return self._repeats >= MAX_SILENT_REPEATS
 
     def repeat(self, now_s: float) -> list[bytes]:
-        """Repeat the frame that asks for the token, under a new attempt."""
+        """Repeat the frame that asks for the next token, and those behind it, under a new attempt."""
         self.attempt += 1
         self._repeats += 1
-        self._asked_s[self.attempt] = now_s
-        self.deadline_s = now_s + self._patience_s()
-        return self._restamped(len(self.frames) - 1)
+        self._asked(len(self.ids), now_s)
+        return self._restamped(self._covering(len(self.ids) - 1))
+
+    def _covering(self, position: int) -> int:
+        """The frame that holds a position, by its index; -1 where none that is left does."""
+        return max((index for index, (start, _) in enumerate(self.frames) if start <= position), default=-1)
 
     def _restamped(self, first: int) -> list[bytes]:
         self.frames[first:] = [(position, restamp(frame, self.attempt)) for position, frame in self.frames[first:]]
@@ -192,16 +281,14 @@ class RingDriver:
         Returns:
             Frames to publish, and the length stage 0's own KV cache goes back to (None: it stays).
         """
-        covering = [index for index, (start, _) in enumerate(self.frames) if start <= position]
+        covering = self._covering(position)
         self.attempt += 1
-        if covering:
+        if covering >= 0:
             if self.deadline_s is not None:
-                self._asked_s[self.attempt] = now_s
-                self.deadline_s = now_s + self._patience_s()
-            return self._restamped(covering[-1]), None
-        steps = self._steps_from(position)
+                self._asked(len(self.ids), now_s)
+            return self._restamped(covering), None
         self.frames.clear()
-        self._progress()
         self.steps.clear()
-        self.steps.extend(steps)
-        return [], steps[0].position if steps else None
+        self._compute_from(position)
+        self._progress(now_s)
+        return [], self.steps[0].position if self.steps else None

@@ -8,6 +8,7 @@ from edge_node.runtime.sampling import choose_token
 from edge_node.runtime.segment import Array, Segment
 from edge_node.wire.activations import check_finite
 from edge_node.work import Computed, Row, RowResult, Work
+from schemas.codec import hidden_states
 from schemas.messages import RequestFailureCode
 
 
@@ -60,7 +61,7 @@ def _take_in(segment: Segment, row: Row, first_slot: int) -> RowResult | None:
         segment.ids_input(row.count, begin)[:] = row.ids[: row.count]
         return None
     try:
-        segment.take_in(row.frame.payload, row.frame.dtype, row.frame.count, begin)
+        segment.take_in(hidden_states(row.frame), row.frame.dtype, row.frame.count, begin)
     except NotFinite as error:
         return _not_finite(error)
     return None
@@ -76,7 +77,7 @@ def _give_out(segment: Segment, row: Row, output: Array, begin: int) -> RowResul
         frame = row.frame
         try:
             if frame is not None:  # a graph that takes halves has not looked at them
-                check_finite(frame.payload, frame.dtype, frame.count, segment.spec.width_in)
+                check_finite(hidden_states(frame), frame.dtype, frame.count, segment.spec.width_in)
         except BadInput as arrived:
             return _not_finite(arrived)
         return _not_finite(error)

@@ -7,10 +7,13 @@ from dataclasses import replace
 
 from edge_node.migration.handover import Taken
 from edge_node.requests.checkpoints import Checkpoints
+from edge_node.requests.guess_marks import GuessMarks
+from edge_node.requests.guesser import Guesser
 from edge_node.requests.kv_slots import Grant, SlotTable
 from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import RingDriver
+from edge_node.requests.round_times import RoundTimes
 from edge_node.stage_spec import SegmentSpec, StageSpec
 from edge_node.work import MAX_LOGITS
 from schemas.codec import (
@@ -22,6 +25,7 @@ from schemas.codec import (
     request_number,
     rows_per_message,
 )
+from schemas.limits import MAX_GUESSED_WINDOWS
 from schemas.messages import OpenRequest, RequestFailureCode
 
 _MAX_RESENT_TOKENS = 4096
@@ -65,6 +69,7 @@ def new_request(
     *,
     before: StageRequest | None,
     watchdog_min_s: float,
+    times: RoundTimes,
 ) -> StageRequest:
     """The state of a request on this stage; ``before`` is its state on the old stage, where it goes on from one."""
     request = before.in_next_epoch(message) if before else StageRequest(message, grant.slot)
@@ -78,14 +83,26 @@ def new_request(
             watchdog_min_s=watchdog_min_s,
             ids=list(message.prompt_ids or ()),
             states=request.states,
+            window_tokens=_window_tokens(message, spec),
             same_bits=spec.segment.same_bits,
         )
-    if not (spec.is_last and not spec.is_first and message.draft_tokens):
-        request.prompt_lookup = None
-    elif request.prompt_lookup is None:
-        longest = min(message.draft_tokens, spec.segment.chunk_tokens - 1)
-        request.prompt_lookup = PromptLookup(longest, list(message.prompt_ids or ()))
+    guesses = message.draft_tokens > 0 and len(spec.ring) > 1
+    ids = message.prompt_ids or ()
+    marks = GuessMarks(request_number(message.request), ids[: message.prompt_tokens]) if guesses and ids else None
+    request.guess_marks = marks if spec.is_first else None
+    if not (spec.is_last and marks):
+        request.guesser = None
+    elif request.guesser is not None:
+        request.guesser.moved(times)
+    else:
+        window, windows = _window_tokens(message, spec), message.draft_windows
+        request.guesser = Guesser(PromptLookup(list(ids)), marks, times, window=window, windows=windows)
     return request
+
+
+def _window_tokens(message: OpenRequest, spec: StageSpec) -> int:
+    """Most guesses behind the first token of a run: with its marks it is no longer than the longest chunk."""
+    return max(0, min(message.draft_tokens, spec.segment.chunk_tokens - 2))
 
 
 def fits(frame: Frame, spec: SegmentSpec) -> bool:
@@ -102,7 +119,7 @@ def fits(frame: Frame, spec: SegmentSpec) -> bool:
 def most_rows(spec: StageSpec) -> int:
     """The largest batch whose results, hidden states or tokens with guesses, fit into one message."""
     if spec.is_last:
-        return frames_per_message(_TOKEN_BYTES * 2 * MAX_LOGITS, spec.max_message_bytes)
+        return frames_per_message(_TOKEN_BYTES * (1 + MAX_GUESSED_WINDOWS) * MAX_LOGITS, spec.max_message_bytes)
     return rows_per_message(spec.segment.wire, spec.segment.width_out, spec.max_message_bytes)
 
 

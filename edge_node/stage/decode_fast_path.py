@@ -49,7 +49,7 @@ class FastPathStage(Protocol):
     def move(self) -> Copying: ...
 
     def choose(
-        self, state: StageRequest, position: int, tokens: Sequence[int], guessed: int, now_s: float
+        self, state: StageRequest, position: int, tokens: Sequence[int], count: int, now_s: float
     ) -> tuple[Sequence[int], Sequence[int]]: ...
 
 
@@ -173,12 +173,11 @@ class FirstStageFastPath(DecodeFastPath):
         if (
             payload is None
             or position >= self._end
-            or driver.finished
             or driver.attempt != self.attempt
             or rule.attempt != self.attempt
             or state.held
             or state.moved
-            or driver.steps
+            or not driver.expects_one_token
         ):
             return False
         (token,) = _TOKEN.unpack(payload)
@@ -224,7 +223,7 @@ class LastStageFastPath(DecodeFastPath):
         """The frame to send, with the token chosen; also with the answer's end or a guess, where there is one."""
         state = self._state
         position = self.position + 1
-        ids, guess = self._stage.choose(state, position, (result,), 0, now_s)
+        ids, guess = self._stage.choose(state, position, (result,), 1, now_s)
         if state.finish or guess:
             data = tokens_frame(
                 self.request, self._stage.spec.epoch, self.attempt,

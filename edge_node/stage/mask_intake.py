@@ -8,7 +8,7 @@ from edge_node.effects import Effect, Reply
 from edge_node.requests.allowed_tokens import Path
 from edge_node.requests.request import StageRequest
 from edge_node.stage_spec import StageSpec
-from edge_node.work import MAX_LOGITS, Allowed
+from edge_node.work import Allowed
 from schemas.codec import request_number
 from schemas.errors import MaskError
 from schemas.messages import AllowTokens, MasksWanted
@@ -49,11 +49,6 @@ class MaskIntake:
         state.allowed.take(path)
         self._stage.take_turn(number, state)
         return []
-
-    def most_certain(self, position: int) -> int:
-        """The longest guess that can't be wrong, of tokens from ``position`` on: a step has room for no more."""
-        segment = self._stage.spec.segment
-        return min(MAX_LOGITS - 1, segment.chunk_tokens - 1, segment.context_tokens - position - 1)
 
     def _path(self, message: AllowTokens) -> Path | None:
         expected = message.expected

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from edge_node.effects import CopyPrefix, Effect, Reply, SendFrame
 from edge_node.migration.handover import Handover
 from edge_node.migration.stage_migration import StageMigration
+from edge_node.requests.guess_limits import GuessLimits
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.position_rule import PositionRule, Verdict
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import Step
+from edge_node.requests.round_times import RoundTimes
 from edge_node.stage.admission import find_slot, fits, most_rows, most_tokens, new_request, refuse
 from edge_node.stage.batch_scheduler import BatchScheduler, batches, batches_in_flight
 from edge_node.stage.decode_fast_path import DecodeFastPath, fast_path_of
@@ -60,6 +62,7 @@ class Stage:
         self._groups: dict[int, int] = {}
         self._rows_per_message = most_rows(spec)
         self.masks = MaskIntake(self)
+        self._times = RoundTimes()
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -79,8 +82,9 @@ class Stage:
         if grant is None:
             return [self.failed(message.request, "busy", f"{self.spec.node} has no free KV slot")]
         self.requests[number] = request = new_request(
-            message, self.spec, grant, before=taken.before, watchdog_min_s=self._watchdog_min_s
-        )
+            message, self.spec, grant,
+            before=taken.before, watchdog_min_s=self._watchdog_min_s, times=self._times,
+        )  # fmt: skip
         self._regroup()
         if taken.waits:
             request.held = True
@@ -183,7 +187,7 @@ class Stage:
         expected = sender == self.spec.upstream and fits(frame, self._segment)
         if not expected or len(state.frames) >= _MAX_QUEUED_FRAMES:
             return self._dropped(state)
-        state.frames.append(frame)
+        state.arrived(frame)
         self.take_turn(frame.request, state)
         return []
 
@@ -197,6 +201,7 @@ class Stage:
             return self._dropped(state)
         if not driver.token(frame.attempt, frame.position, ids, guess, last=bool(frame.flags), now_s=now_s):
             return self._dropped(state)
+        state.rule.attempt = driver.attempt
         self.take_turn(frame.request, state)
         return []
 
@@ -262,35 +267,33 @@ class Stage:
         assert state.driver
         step = state.driver.steps.popleft()
         state.rule.valid_length = step.position
-        return self._row(number, state, step.position, len(step.ids), step.sample, step.verify, ids=step.ids)
+        row = Row(
+            number, state.slot, state.rule.attempt, step.position, len(step.ids), step.sample, step.verify, step.ids
+        )
+        return self._prepared(row, state)
 
     def _accept(self, number: int, state: StageRequest, effects: list[Effect]) -> Row | None:
         """Later stages: the row for the next frame, if the position rule lets it through."""
         frame = state.frames.popleft()
+        if state.refuses(frame):
+            return None
         verdict = state.rule.judge(frame.attempt, frame.position, can_begin=state.can_begin(frame.position))
         if verdict is Verdict.COMPUTE:
             sample, verify = bool(frame.flags & SAMPLE), bool(frame.flags & VERIFY)
-            return self._row(number, state, frame.position, frame.count, sample, verify, frame=frame)
+            place = frame.position, frame.count
+            row = Row(number, state.slot, state.rule.attempt, *place, sample, verify, frame=frame)
+            return self._prepared(row, state)
         self._dropped(state)
         if verdict is Verdict.GAP:
             effects.append(SendFrame(self.topics.segment(0), replay_frame(frame, state.replay_from(frame.position))))
         return None
 
-    def _row(
-        self,
-        number: int,
-        state: StageRequest,
-        position: int,
-        count: int,
-        sample: bool,
-        verify: bool,
-        *,
-        ids: Sequence[int] | None = None,
-        frame: Frame | None = None,
-    ) -> Row:
-        row = Row(number, state.slot, state.rule.attempt, position, count, sample, verify, ids, frame)
-        if self.spec.is_last and sample:
-            row.guess = state.guesses.get(row.first_draw, ()) if verify else ()
+    def _prepared(self, row: Row, state: StageRequest) -> Row:
+        """A row with what is needed to choose tokens, or to say which are guesses."""
+        if row.verify:
+            row.marks = state.marks_of(row)
+        if self.spec.is_last and row.sample:
+            row.guess = state.known_in(row)
             row.draw = state.draw(row.first_draw, row.guess)
         return row
 
@@ -341,29 +344,30 @@ class Stage:
         width, dtype = self._segment.width_out, self._segment.wire
         data = activation_frame(row, self.spec.epoch, width=width, dtype=dtype, payload=result.payload)
         if state.driver and row.ids is not None:
-            state.driver.published(Step(row.position, row.ids, row.sample), data, compute_s, now_s)
+            state.driver.published(Step(row.position, row.ids, row.sample, row.verify), data, compute_s, now_s)
         state.stats.sent(len(data), decode=state.is_decode(row))
         return data
 
     def _chosen(self, row: Row, result: RowResult, state: StageRequest, now_s: float) -> bytes:
         state.logprobs.update(enumerate(result.logprobs, row.first_draw))
-        ids, guess = self.choose(state, row.first_draw, result.tokens, len(row.guess), now_s)
+        ids, guess = self.choose(state, row.first_draw, result.tokens, row.count, now_s)
+        state.verified_up_to(row, row.first_draw + len(ids) - 1)
         if state.driver:  # a ring of one stage: the token need not travel to come back
             state.driver.token(row.attempt, row.first_draw, ids, guess, last=bool(state.finish), now_s=now_s)
             self.take_turn(row.request, state)
         return token_frames(state, self.spec.epoch, row.first_draw, ids, state.finish, guess)
 
     def choose(
-        self, state: StageRequest, position: int, tokens: Sequence[int], guessed: int, now_s: float
+        self, state: StageRequest, position: int, tokens: Sequence[int], count: int, now_s: float
     ) -> tuple[Sequence[int], Sequence[int]]:
-        """Take in tokens chosen from ``position`` on: those up to the answer's end, and a guess of what follows."""
+        """Take in tokens that ``count`` positions gave from ``position`` on: those up to the end, and a guess."""
         ids = state.take(position, tokens, self._segment.context_tokens)
-        if state.prompt_lookup is None:
-            return ids, ()
-        # With more requests than nodes none of them is idle: a wrong guess would cost somebody else's time.
-        context_tokens = self._segment.context_tokens if len(self.requests) <= len(self.spec.nodes) else 0
-        most_certain = self.masks.most_certain(position + len(ids))
-        return ids, state.guess_after(position, ids, guessed, now_s, context_tokens, most_certain)
+        segment = self._segment
+        limits = GuessLimits.of(
+            nodes=len(self.spec.nodes), requests=len(self.requests), chunk_tokens=segment.chunk_tokens,
+            room=segment.context_tokens - position - len(ids) - 1,
+        )  # fmt: skip
+        return ids, state.guess_after(position, ids, count, now_s, limits)
 
     def failed(self, request: str, code: RequestFailureCode, reason: str, *, suspect: str | None = None) -> Effect:
         """The report that a request can't go on; ``suspect``: the node whose fault it is."""

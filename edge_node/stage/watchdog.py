@@ -32,7 +32,7 @@ class Watchdog:
         driver = state.driver
         assert driver
         # Once the answer is complete nobody needs what is asked for, and computing it would give a token too many.
-        if driver.finished or frame.attempt != driver.attempt or frame.position >= len(driver.ids):
+        if driver.finished or frame.attempt != driver.attempt or frame.position >= driver.issued:
             return None
         frames, own_length = driver.replay(frame.position, now_s)
         state.rule.attempt = driver.attempt

@@ -26,6 +26,8 @@ from schemas.messages import Epoch
 def activation_frame(row: Row, epoch: Epoch, *, width: int, dtype: Dtype, payload: bytes) -> bytes:
     """The frame with a row's hidden states, for the next stage."""
     flags = (SAMPLE if row.sample else 0) | (VERIFY if row.verify else 0)
+    if row.verify:
+        payload += row.marks
     return pack_frame(
         Kind.ACTIVATION, dtype, flags, row.count, row.request, epoch, row.attempt, row.position, width, payload
     )

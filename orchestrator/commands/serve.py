@@ -18,7 +18,7 @@ from orchestrator.commands.output import describe_broker, warn_of_few_files
 from orchestrator.commands.settings import Settings, bus_options, pass_settings
 from orchestrator.fleet.health import HealthLimits
 from orchestrator.text.advice import ADD_A_MODEL
-from orchestrator.timing import DEFAULT_CONTEXT_TOKENS, DEFAULT_SLOTS, MOST_PIPELINES
+from orchestrator.timing import DEFAULT_CONTEXT_TOKENS, DEFAULT_DRAFT_TOKENS, DEFAULT_SLOTS, MOST_PIPELINES
 from schemas import limits
 from schemas.messages import WireDtype
 
@@ -98,8 +98,10 @@ def _prefix(_context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option(
     "--guess",
     type=WholeRange(0, limits.MAX_GUESSED_TOKENS),
-    help="Tokens to guess per round trip; pays on slow links. The last stage's node is then told the prompt. "
-    "[default: 8 for models in the steady or exact profile, 0 for fast ones]",
+    default=DEFAULT_DRAFT_TOKENS,
+    show_default=True,
+    help="Tokens to guess in one run, where that pays: above all on slow links. The last stage's node is then told the "
+    "prompt. 0 guesses none.",
 )
 @click.option(
     "--blob-host",
@@ -186,7 +188,7 @@ def command(
     context: int | None,
     slots: int | None,
     wire: WireDtype | None,
-    guess: int | None,
+    guess: int,
     blob_host: str | None,
     blob_port: int | None,
     advertise: tuple[str, ...],

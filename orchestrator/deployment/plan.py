@@ -10,6 +10,7 @@ from orchestrator.deployment.message_fit import RAISE_IT, context_that_fits
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Solution
+from orchestrator.timing import DEFAULT_DRAFT_TOKENS
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.messages import Epoch, NodeBirth, Plan, SegmentReady, StageRef, WireDtype
 from schemas.units import blocks_of
@@ -45,7 +46,7 @@ class ServingSettings:
     slots: int | None
     wire_dtype: WireDtype | None
     chunk_tokens: int
-    draft_tokens: int | None = None
+    draft_tokens: int = DEFAULT_DRAFT_TOKENS
     memory_margin: float = 0.0
 
     def wire_of(self, model: ServedModel) -> WireDtype:

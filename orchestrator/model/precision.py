@@ -22,12 +22,10 @@ class NumericProfile:
     Attributes:
         accuracy_level: of MatMulNBits; 4 rounds activations to int8, 1 leaves them in float32.
         same_bits: does a position get the same bits in any run? Then runs have dummies behind them.
-        keeps_text: is the text the same whatever runs it is computed in (chunks, single steps, with guesses)?
     """
 
     accuracy_level: int
     same_bits: bool
-    keeps_text: bool
 
     @property
     def spare_positions(self) -> int:
@@ -47,9 +45,9 @@ class NumericProfile:
 
 STEADY = "steady"
 PROFILES = {
-    "fast": NumericProfile(accuracy_level=4, same_bits=False, keeps_text=False),
-    STEADY: NumericProfile(accuracy_level=4, same_bits=True, keeps_text=True),
-    "exact": NumericProfile(accuracy_level=1, same_bits=False, keeps_text=True),
+    "fast": NumericProfile(accuracy_level=4, same_bits=False),
+    STEADY: NumericProfile(accuracy_level=4, same_bits=True),
+    "exact": NumericProfile(accuracy_level=1, same_bits=False),
 }
 """Numeric profiles, the quickest first."""
 

@@ -13,7 +13,7 @@ def open_on(
     session: Session,
     plan: DeployedPlan,
     *,
-    draft_tokens: int | None,
+    draft_tokens: int,
     prefix: tuple[str, int] | None = None,
     moved_tokens: int = 0,
 ) -> list[Effect]:

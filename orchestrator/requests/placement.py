@@ -8,7 +8,7 @@ from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.requests.answer import Answer
 from schemas.messages import Epoch, OpenRequest, SubmitRequest
 
-_DRAFT_TOKENS = 8
+_DRAFT_WINDOWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,9 @@ class Placement:
     begun_at: int
     """Position of the first token that this ring makes."""
     draft_tokens: int = 0
-    """Most tokens the last stage guesses per round trip."""
+    """Most tokens to guess in one run."""
+    draft_windows: int = 1
+    """Most runs with guesses on their way."""
     prefix: tuple[str, int] | None = None
     """The ended request whose KV rows this one goes on from, and how many."""
     moved_tokens: int = 0
@@ -34,21 +36,20 @@ class Placement:
         plan: DeployedPlan,
         answer: Answer,
         *,
-        draft_tokens: int | None,
+        draft_tokens: int,
         prefix: tuple[str, int] | None,
         moved_tokens: int,
     ) -> Placement:
         """An answer goes on, or begins, in a plan; ``draft_tokens`` as in `RequestScheduler`."""
-        if draft_tokens is None:
-            # In the fast profile a verified token may differ in its last bits from one computed alone, and when
-            # guesses are made depends on timing: the same question would not always get the same answer.
-            draft_tokens = _DRAFT_TOKENS if plan.model.manifest.numerics.keeps_text else 0
+        # Where positions are folded into a state, a stage can go back to where the last run began, and no further.
+        folds = plan.model.manifest.folds_positions
         return cls(
             epoch=plan.epoch,
             ring=plan.nodes,
             eos_ids=plan.model.manifest.eos_ids,
             begun_at=answer.next_position,
             draft_tokens=draft_tokens if len(plan.nodes) > 1 else 0,  # one stage alone saves no hop by it
+            draft_windows=1 if folds else _DRAFT_WINDOWS,
             prefix=prefix,
             moved_tokens=moved_tokens,
         )
@@ -73,7 +74,8 @@ class Placement:
                     prompt_ids=known if wants_ids else None,
                     sampling=submit.sampling if stage == last else None,
                     eos_ids=self.eos_ids if stage == last else (),
-                    draft_tokens=self.draft_tokens if stage == last else 0,
+                    draft_tokens=self.draft_tokens if stage in (0, last) else 0,
+                    draft_windows=self.draft_windows if stage == last else 1,
                     logprobs=submit.logprobs if stage == last else None,
                     has_grammar=submit.grammar is not None and stage == last,
                     prefix_request=self.prefix[0] if self.prefix else None,

@@ -19,7 +19,7 @@ from orchestrator.requests.retry_after import RetryAfter
 from orchestrator.requests.session import Phase, Session
 from orchestrator.requests.session_table import SessionTable
 from orchestrator.requests.waiting_queue import WaitingQueue
-from orchestrator.timing import Timing
+from orchestrator.timing import DEFAULT_DRAFT_TOKENS, Timing
 from schemas.messages import CancelRequest, Epoch, ErrorCode, FinishReason, KeepRequests, RequestClosed, SubmitRequest
 
 _REMEMBERED_PREFIXES = 64
@@ -34,10 +34,10 @@ class RequestScheduler:
         pipeline: str,
         max_queued: int,
         timing: Timing,
-        draft_tokens: int | None = None,
+        draft_tokens: int = DEFAULT_DRAFT_TOKENS,
         service: str | None = None,
     ) -> None:
-        """``draft_tokens``: most tokens to guess per round trip; None guesses in profiles that keep the text.
+        """``draft_tokens``: most tokens to guess in one run of a stage.
         ``service``: the name that clients ask, where it is not the pipeline's."""
         self._pipeline = pipeline
         self._service = service or pipeline

@@ -11,7 +11,7 @@ from broker.security import is_exposed, is_loopback
 from orchestrator.errors import BadSetting, InsecureAddress
 from orchestrator.fleet.health import HealthLimits
 from orchestrator.service.home_teller import is_prefix
-from orchestrator.timing import DEFAULT_CHUNK_TOKENS, DEFAULT_SLOTS, MOST_PIPELINES, Timing
+from orchestrator.timing import DEFAULT_CHUNK_TOKENS, DEFAULT_DRAFT_TOKENS, DEFAULT_SLOTS, MOST_PIPELINES, Timing
 from schemas import limits
 from schemas.messages import WireDtype
 
@@ -45,8 +45,8 @@ class ServiceConfig:
     wire_dtype: WireDtype | None = None
     """Type of hidden states on the wire; None: what the model's figures speak for."""
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS
-    draft_tokens: int | None = None
-    """Most tokens to guess per round trip; None guesses 8 in the steady and exact profiles, none in the fast one."""
+    draft_tokens: int = DEFAULT_DRAFT_TOKENS
+    """Most tokens to guess in one run of a stage."""
     blob_host: str = "127.0.0.1"
     blob_port: int = 0
     advertised_urls: tuple[str, ...] = ()
@@ -75,8 +75,7 @@ class ServiceConfig:
         if self.slots is not None:
             _check_range("--slots", self.slots, 1, limits.MAX_SLOTS)
         _check_range("--chunk-tokens", self.chunk_tokens, limits.MIN_CHUNK_TOKENS, limits.MAX_CHUNK_TOKENS)
-        if self.draft_tokens is not None:
-            _check_range("--guess", self.draft_tokens, 0, limits.MAX_GUESSED_TOKENS)
+        _check_range("--guess", self.draft_tokens, 0, limits.MAX_GUESSED_TOKENS)
         _check_range("--blob-port", self.blob_port, 0, 65535)
         _check_range("--max-queued", self.max_queued, 0, 100_000)
         if self.context_tokens is not None:

@@ -284,6 +284,7 @@ class Ring:
         eos_ids: Sequence[int] = (),
         request: str | None = None,
         draft_tokens: int = 0,
+        draft_windows: int = 8,
         prefix: Answer | None = None,
         prefix_tokens: int = 0,
     ) -> Answer:
@@ -291,6 +292,7 @@ class Ring:
         request = request or secrets.token_hex(8)
         options = {
             "sampling": sampling or Sampling(), "eos_ids": tuple(eos_ids), "draft_tokens": draft_tokens,
+            "draft_windows": draft_windows,
         }  # fmt: skip
         answer = Answer(request, tuple(prompt_ids), options, max_tokens, opened_s=time.perf_counter())
         self.answers[request_number(request)] = answer
@@ -318,7 +320,11 @@ class Ring:
                 prompt_tokens=len(answer.prompt_ids),
                 max_tokens=answer.max_tokens,
                 prompt_ids=tuple(ids) if needs_ids else None,
-                **(answer.options if stage == last else {}),
+                **(
+                    answer.options
+                    if stage == last
+                    else {"draft_tokens": answer.options["draft_tokens"] if stage == 0 else 0}
+                ),
                 **changes,
             )
             self.command(plan.ring[stage].node, message)

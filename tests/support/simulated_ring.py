@@ -627,6 +627,7 @@ class SimulatedRing:
         eos_ids: Sequence[int] = (),
         sampling: Sampling | None = None,
         draft_tokens: int = 0,
+        draft_windows: int = 1,
         prefix_request: int | None = None,
         prefix_tokens: int = 0,
     ) -> SimulatedAnswer:
@@ -634,7 +635,12 @@ class SimulatedRing:
         name = f"{request:016x}"
         prompt_tokens = len(prompt_ids) if prompt_tokens is None else prompt_tokens
         sampling = sampling or Sampling()
-        options = {"sampling": sampling, "eos_ids": tuple(eos_ids), "draft_tokens": draft_tokens}
+        options = {
+            "sampling": sampling,
+            "eos_ids": tuple(eos_ids),
+            "draft_tokens": draft_tokens,
+            "draft_windows": draft_windows,
+        }
         answer = SimulatedAnswer(name, tuple(prompt_ids), prompt_tokens, max_tokens, options)
         self.answers[request] = answer
         prefix = None if prefix_request is None else f"{prefix_request:016x}"
@@ -658,7 +664,11 @@ class SimulatedRing:
                 prompt_tokens=answer.prompt_tokens,
                 max_tokens=answer.max_tokens,
                 prompt_ids=tuple(ids) if needs_ids else None,
-                **(answer.options if stage == last else {}),
+                **(
+                    answer.options
+                    if stage == last
+                    else {"draft_tokens": answer.options["draft_tokens"] if stage == 0 else 0}
+                ),
                 **changes,
             )
             self.command(ring[stage], message)

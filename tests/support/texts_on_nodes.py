@@ -6,6 +6,7 @@ import signal
 from collections.abc import Mapping
 
 from edge_node.requests.prompt_lookup import PromptLookup
+from edge_node.requests.round_times import RoundTimes
 from orchestrator.model.model import Model
 from orchestrator.model.verify import Chain
 from tests.support.live_move import move
@@ -29,10 +30,10 @@ def prompt_with_a_first_guess(model: Model, *, right: bool) -> tuple[list[int], 
     for start in range(100):
         prompt = list(range(start, start + len(PROMPT)))
         text = Chain(model).greedy(prompt, 100)
-        lookup = PromptLookup(6, list(prompt))
+        lookup = PromptLookup(list(prompt))
         for position, token in enumerate(text[:-6]):
-            lookup.chosen(len(prompt) + position, [token], 0, None)
-            guess = list(lookup.guess())
+            lookup.take(len(prompt) + position, [token])
+            guess = lookup.guess(RoundTimes().worthwhile(lookup.chances(), window=6, windows=1, most=6))
             if guess and (guess[0] == text[position + 1]) is right:
                 return prompt, text
             if guess:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_node.migration import kv_sender
-from edge_node.requests.prompt_lookup import PromptLookup
 from schemas.codec import Kind
+from tests.support.guessing import always_guess, guess_of
 from tests.support.simulated_move import SimulatedMove
 from tests.support.simulated_ring import SimulatedRing, prompt, reference_tokens
 from tests.support.strategies import examples
@@ -21,7 +21,6 @@ from tests.unit.edge_node.migration.test_live_move import (
     close_ended,
     expect,
     fate_of,
-    guess_of,
     ring_of,
     splits,
 )
@@ -93,7 +92,7 @@ def test_wrong_guesses_are_rolled_back(folded: set[int], seed: int, right: float
     prompts = [prompt(5 + number, seed + number) for number in range(luck.randint(1, 3))]
     expected = {tuple(ids): reference_tokens(ids, 24, LAYERS) for ids in prompts}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PromptLookup, "guess", guess_of(expected, luck, right))
+        always_guess(patch, guess_of(expected, luck, right))
         ring = three(sorted(folded), fate=Unreliable(seed, lost=lost))
         answers = [ring.open(number, ids, 24, draft_tokens=4) for number, ids in enumerate(prompts)]
         ring.run(lambda: all(answer.complete for answer in answers), limit_s=3000)
@@ -173,7 +172,7 @@ def test_moves_while_tokens_are_guessed(
     prompts = [prompt(5 + number, seed + number) for number in range(luck.randint(1, 3))]
     expected = {tuple(ids): reference_tokens(ids, 24, LAYERS) for ids in prompts}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PromptLookup, "guess", guess_of(expected, luck, right))
+        always_guess(patch, guess_of(expected, luck, right))
         ring = ring_of(*rings[0], folded=sorted(folded))
         answers = [ring.open(number, ids, 24, draft_tokens=4) for number, ids in enumerate(prompts)]
         for nodes, cuts in rings[1:]:

@@ -44,7 +44,7 @@ def test_it_packs_what_the_codec_packs_and_reads_it(position: int, payload: byte
     [
         {"dtype": Dtype.INT8, "payload": bytes(WIDTH + 2)},
         {"flags": 0},
-        {"flags": int(Flag.SAMPLE | Flag.VERIFY)},
+        {"flags": int(Flag.SAMPLE | Flag.VERIFY), "payload": PAYLOAD + bytes(4)},
         {"count": 2, "payload": bytes(2 * len(PAYLOAD))},
         {"request": 5},
         {"epoch": Epoch(generation=7, counter=4)},

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from edge_node.core import NodeCore
 from edge_node.effects import LoadSegment
 from edge_node.migration import kv_sender
-from edge_node.requests.prompt_lookup import PromptLookup
 from schemas.codec import Frame, Kind
 from schemas.messages import Basis, Epoch, ResendTokens
+from tests.support.guessing import always_guess, guess_of
 from tests.support.simulated_move import SimulatedMove
 from tests.support.simulated_ring import (
     PIPELINE,
@@ -226,15 +226,6 @@ def test_any_move_at_any_time(
         assert ring.open_requests() == 0
 
 
-def guess_of(expected: dict[tuple[int, ...], list[int]], luck: random.Random, right: float):  # type: ignore[no-untyped-def]
-    def guess(prompt_lookup: PromptLookup) -> list[int]:
-        (ids,) = [ids for start, ids in expected.items() if tuple(prompt_lookup.ids[: len(start)]) == start]
-        done = len(prompt_lookup.ids) - len(next(start for start in expected if expected[start] is ids))
-        return [token if luck.random() < right else 0 for token in ids[done : done + prompt_lookup.longest]]
-
-    return guess
-
-
 @given(st.lists(splits(), min_size=2, max_size=4), st.integers(0, 10**6), st.floats(0.2, 1.0))
 @examples(60)
 def test_moves_while_tokens_are_guessed(rings: list[tuple[list[str], list[int]]], seed: int, right: float) -> None:
@@ -242,10 +233,10 @@ def test_moves_while_tokens_are_guessed(rings: list[tuple[list[str], list[int]]]
     prompts = [prompt(5 + number, seed + number) for number in range(luck.randint(1, 3))]
     expected = {tuple(ids): reference_tokens(ids, 24, LAYERS) for ids in prompts}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PromptLookup, "guess", guess_of(expected, luck, right))
+        always_guess(patch, guess_of(expected, luck, right))
         patch.setattr(kv_sender, "_MESSAGE_BYTES", 300)
         ring = ring_of(*rings[0])
-        answers = [ring.open(number, ids, 24, draft_tokens=4) for number, ids in enumerate(prompts)]
+        answers = [ring.open(number, ids, 24, draft_tokens=4, draft_windows=8) for number, ids in enumerate(prompts)]
         for nodes, cuts in rings[1:]:
             ring.settle(luck.random() * 0.03)
             SimulatedMove(ring, nodes, cuts).go()

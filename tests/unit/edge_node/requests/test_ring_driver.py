@@ -232,3 +232,94 @@ def test_where_bits_are_the_same_in_any_run_tokens_are_repeated_in_chunks(positi
     assert [token for step in steps for token in step.ids] == ids[steps[0].position :]
     assert all(2 <= len(step.ids) <= 8 for step in steps)
     assert [step.sample for step in steps] == [False] * (len(steps) - 1) + [True]
+
+
+def guessing(windows: int = 3) -> RingDriver:
+    """A driver whose prompt is answered by one token, with guesses for so many windows of three positions behind it."""
+    ring = driver()
+    ring.window_tokens = 2
+    publish_all(ring, 0.0)
+    assert ring.token(0, 20, (500,), tuple(range(501, 500 + 3 * windows)), last=False, now_s=0.1)
+    return ring
+
+
+def test_guesses_are_cut_into_windows_that_do_not_wait_for_each_other() -> None:
+    ring = guessing()
+    assert publish_all(ring, 0.1) == [
+        Step(20, (500, 501, 502), sample=True, verify=True),
+        Step(23, (503, 504, 505), sample=True, verify=True),
+        Step(26, (506, 507, 508), sample=True, verify=True),
+    ]
+    assert ring.token(0, 21, (501, 502, 503), tuple(range(504, 512)), last=False, now_s=0.2)
+    assert publish_all(ring, 0.2) == [Step(29, (509, 510, 511), sample=True, verify=True)], "the chain is longer by one"
+    assert ring.attempt == 0
+    assert [position for position, _ in ring.frames] == [23, 26, 29]
+    assert ring.is_owed
+
+
+def test_windows_are_of_equal_length() -> None:
+    ring = guessing(1)
+    ring.window_tokens = 8
+    publish_all(ring, 0.1)
+    assert ring.token(0, 21, (501, 502, 503), tuple(range(504, 514)), last=False, now_s=0.2)
+    assert [len(step.ids) for step in ring.steps] == [6, 5]
+
+
+def test_a_wrong_guess_begins_a_new_attempt_where_it_stood() -> None:
+    ring = guessing()
+    publish_all(ring, 0.1)
+    assert ring.token(0, 21, (501, 600), (601,), last=False, now_s=0.2)
+    assert ring.attempt == 1
+    assert publish_all(ring, 0.2) == [Step(22, (600, 601), sample=True, verify=True)]
+    assert [position for position, _ in ring.frames] == [22]
+    assert not ring.token(0, 24, (504,), (), last=False, now_s=0.3), "a window behind it, too late"
+
+
+def test_a_wrong_guess_with_nothing_behind_it_needs_no_new_attempt() -> None:
+    ring = guessing(1)
+    publish_all(ring, 0.1)
+    assert ring.token(0, 21, (501, 600), (), last=False, now_s=0.2)
+    assert ring.attempt == 0
+    assert publish_all(ring, 0.2) == [Step(22, (600,), sample=True)]
+
+
+def test_a_window_that_is_right_but_cut_short_is_given_up_behind_that() -> None:
+    """As where it was not known which tokens may come."""
+    ring = guessing()
+    publish_all(ring, 0.1)
+    assert ring.token(0, 21, (501,), (), last=False, now_s=0.2)
+    assert ring.attempt == 1
+    assert [step.position for step in ring.steps] == [21]
+
+
+def test_tokens_that_got_lost_are_known_by_those_behind_them() -> None:
+    ring = guessing()
+    publish_all(ring, 0.1)
+    assert not ring.token(0, 30, (510,), (), last=False, now_s=0.2), "nobody was asked for that"
+    assert ring.token(0, 24, (504, 505, 506), (507, 508), last=False, now_s=0.2)
+    assert ring.ids[20:] == list(range(500, 507))
+    assert ring.attempt == 0
+    assert not ring.token(0, 21, (501, 502, 503), (), last=False, now_s=0.3), "they are known"
+    assert not ring.steps
+    assert ring.token(0, 27, (507, 508, 700), (), last=False, now_s=0.3)
+    assert list(ring.steps) == [Step(29, (700,), sample=True)], "behind the last window any token may come"
+    assert ring.attempt == 0
+
+
+def test_all_windows_on_their_way_are_repeated_and_none_is_computed_again() -> None:
+    ring = guessing()
+    publish_all(ring, 0.1)
+    assert ring.token(0, 21, (501, 502, 503), (504, 505, 506, 507, 508), last=False, now_s=0.2)
+    assert ring.overdue(5.0)
+    assert places(ring.repeat(5.0)) == [(1, 23), (1, 26)]
+    assert places(ring.replay(26, 5.1)[0]) == [(2, 26)], "a stage may lack the second one alone"
+    assert not ring.steps
+
+
+def test_the_end_of_an_answer_ends_what_is_on_its_way() -> None:
+    ring = guessing()
+    steps = publish_all(ring, 0.1)
+    ring.steps.append(steps[-1])
+    assert ring.token(0, 21, (501, 2), (), last=True, now_s=0.2)
+    assert not ring.steps
+    assert not ring.is_owed

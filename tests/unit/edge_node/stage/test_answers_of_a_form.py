@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from edge_node.requests.guess_marks import GuessMarks
 from edge_node.work import Computed, RowResult
 from schemas.codec import Dtype, Flag, Frame, Kind, decode_frame, encode_frame
 from schemas.errors import MaskError
@@ -121,7 +122,8 @@ def test_certain_tokens_are_guessed_and_verified_along_their_path() -> None:
     node.core.message(allow(5, (7, 8, 9), told(None), told(None), told(None), told(a_set(1, 2))))
     (tokens,) = choose(node, 7)
     assert (tokens.count, tokens.width) == (1, 2), "the other two, as a guess"
-    node.frame("bravo", position=5, count=3, flags=Flag.SAMPLE | Flag.VERIFY)
+    marks = GuessMarks(NUMBER, (1, 2, 3, 4, 5)).of(5, (7, 8, 9))
+    node.frame("bravo", position=5, count=3, flags=Flag.SAMPLE | Flag.VERIFY, payload=bytes(12) + marks)
     _, row = node.row()
     assert row.draw is not None
     assert (list(row.guess), row.draw.allowed) == ([8, 9], [8, 9, a_set(1, 2)])

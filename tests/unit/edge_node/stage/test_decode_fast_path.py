@@ -132,7 +132,7 @@ def test_the_last_token_says_that_the_answer_is_full() -> None:
         Node.activation(5, 2),
         Node.activation(5, attempt=1),
         Node.activation(5, flags=0),
-        Node.activation(5, flags=int(Flag.SAMPLE | Flag.VERIFY)),
+        Node.activation(5, flags=int(Flag.SAMPLE | Flag.VERIFY), payload=bytes(8)),
         Node.activation(5, request=NUMBER + 1),
         Node.activation(5, epoch=Epoch(generation=1, counter=2)),
         Node.token(9, 5),

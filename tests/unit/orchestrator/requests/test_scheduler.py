@@ -513,11 +513,13 @@ def test_a_prompt_goes_on_from_the_request_that_begins_as_it_does(world: World) 
 
 
 def test_the_last_stage_is_told_the_prompt_only_where_it_guesses(world: World) -> None:
+    world.core.plane.requests._draft_tokens = 0
     world.ask()
     assert world.commands(ring(world)[-1], OpenRequest)[0].prompt_ids is None
     world.core.plane.requests._draft_tokens = 4
     world.ask(replace(make_submit(), request="00000000000000b2"))
     opened = world.commands(ring(world)[-1], OpenRequest)[1]
-    assert opened.draft_tokens == 4
+    assert (opened.draft_tokens, opened.draft_windows) == (4, 8)
+    assert world.commands(ring(world)[0], OpenRequest)[1].draft_tokens == 4
     assert opened.prompt_ids is not None
     assert all(open_.prompt_ids is None for open_ in world.commands(ring(world)[1], OpenRequest))

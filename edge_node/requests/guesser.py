@@ -1,0 +1,120 @@
+"""The last stage's guesses of one request: which it has made, whether those that arrive are these, and the next (pure).
+
+The guesses behind the newest token are a chain. Stage 0 cuts it into windows and issues them one behind the other; as
+long as its tokens turn out right the chain only grows, so that windows on their way stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from edge_node.requests.guess_limits import GuessLimits
+from edge_node.requests.guess_marks import GuessMarks
+from edge_node.requests.prompt_lookup import PromptLookup
+from edge_node.requests.round_times import RoundTimes
+
+
+class Guesser:
+    """Guesses what follows."""
+
+    def __init__(
+        self, lookup: PromptLookup, marks: GuessMarks, times: RoundTimes, *, window: int, windows: int
+    ) -> None:
+        """``window``: most guesses in one run; ``windows``: most runs with guesses on their way."""
+        self._lookup = lookup
+        self._marks = marks
+        self._times = times
+        self._window, self._windows = window, windows
+        self._begin = 0
+        """Position of the first of the newest chain."""
+        self._chain: list[int] = []
+        self._asked: deque[tuple[int, float]] = deque()
+        """(where the tokens end that stage 0 was told, when), of windows that are on their way."""
+        self._chosen_s: float | None = None
+        """When tokens were last chosen."""
+        self._answered_s: float | None = None
+        """When the window was asked for that they came of."""
+
+    def moved(self, times: RoundTimes) -> None:
+        """Begin anew on another ring: nothing is on its way there."""
+        self._times = times
+        self._chain = []
+        self._asked.clear()
+        self._chosen_s = self._answered_s = None
+
+    def is_right(self, position: int, token: int | None, marks: bytes) -> bool:
+        """Does a window begin with the token that was chosen there?"""
+        return token is not None and self._marks.right(position, (token,), marks) == 1
+
+    def guesses_in(self, position: int, count: int, marks: bytes, tokens: Mapping[int, int]) -> Sequence[int]:
+        """What a window holds behind its first token, as far as it is what was guessed, or chosen by now."""
+        ids: list[int] = []
+        for place in range(position, position + count):
+            index = place - self._begin
+            token = tokens.get(place, self._chain[index] if 0 <= index < len(self._chain) else None)
+            if token is None:
+                break
+            ids.append(token)
+        return ids[1 : self._marks.right(position, ids, marks)]
+
+    def after(
+        self,
+        first: int,
+        tokens: Sequence[int],
+        count: int,
+        now_s: float,
+        limits: GuessLimits,
+        certain: Sequence[int] = (),
+    ) -> Sequence[int]:
+        """What may follow the tokens that a run of ``count`` positions gave from position ``first`` on.
+
+        Args:
+            first: position of the first of the tokens.
+            tokens: one or more.
+            count: positions of the run.
+            now_s: now.
+            limits: of what is guessed now; what was guessed before stays.
+            certain: what can only follow, in place of what may.
+        """
+        following = first + len(tokens)
+        self._time(first + count - 1, count - 1, now_s)
+        rest = self._rest(first, tokens)
+        if not rest:
+            self._asked.clear()
+        if self._lookup.ids[first:following] != list(tokens):
+            self._lookup.take(first, tokens)
+        if certain:
+            longer = certain[: (self._window + 1) * self._windows - 1]
+        else:
+            wanted = self._times.worthwhile(
+                self._lookup.chances(),
+                window=self._window,
+                windows=min(limits.windows, self._windows),
+                most=limits.most,
+            )
+            longer = self._lookup.guess(wanted)
+        if len(longer) > len(rest) and list(longer[: len(rest)]) == rest:
+            rest = list(longer)
+        self._begin, self._chain = following, rest
+        self._asked.append((following + len(rest), now_s))
+        self._chosen_s = now_s
+        return rest
+
+    def _rest(self, first: int, tokens: Sequence[int]) -> list[int]:
+        """What is left of the chain behind the tokens; nothing if they are others."""
+        index = first - self._begin
+        if index < 0 or self._chain[index : index + len(tokens)] != list(tokens):
+            return []
+        return self._chain[index + len(tokens) :]
+
+    def _time(self, end: int, guesses: int, now_s: float) -> None:
+        """Learn from when tokens came of a window with ``guesses`` that ended at position ``end``."""
+        while self._asked and self._asked[0][0] < end:
+            self._asked.popleft()
+        asked_s = self._asked[0][1] if self._asked else None
+        if asked_s is not None and asked_s == self._chosen_s:
+            self._times.round(guesses, now_s - asked_s)
+        elif asked_s is not None and self._chosen_s is not None and asked_s == self._answered_s:
+            self._times.behind(now_s - self._chosen_s)
+        self._answered_s = asked_s

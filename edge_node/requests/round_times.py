@@ -1,0 +1,63 @@
+"""What a round of a ring takes, with guesses and without, and so how many tokens are worth guessing (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from schemas.ewma import ewma
+
+_WEIGHT = 0.15
+_COST_PER_GUESS = 0.12
+"""What one guess more adds to a round, as a share of a round without, until that is measured."""
+_COST_BEHIND = 0.4
+"""By how much a window comes later than the one before it, as a share of a round without guesses, likewise."""
+_PAYS_FROM = 1.08
+"""Guesses are made where they should be so much faster than none."""
+_UNLIKELY = 0.05
+
+
+class RoundTimes:
+    """Measured by the last stage, of all its requests."""
+
+    def __init__(self) -> None:
+        self._plain_s: float | None = None
+        self._per_guess = _COST_PER_GUESS
+        self._behind = _COST_BEHIND
+
+    def round(self, guesses: int, took_s: float) -> None:
+        """Take in how long a round took that verified so many guesses, from the tokens before to its own."""
+        if guesses == 0:
+            self._plain_s = ewma(self._plain_s, took_s, _WEIGHT)
+        elif self._plain_s is not None:
+            cost = max(0.0, (took_s / self._plain_s - 1) / guesses)
+            self._per_guess = ewma(self._per_guess, cost, _WEIGHT)
+
+    def behind(self, took_s: float) -> None:
+        """Take in by how much a window came later than the one before it, that was issued together with it."""
+        if self._plain_s is not None:
+            self._behind = ewma(self._behind, took_s / self._plain_s, _WEIGHT)
+
+    def worthwhile(self, chances: Iterator[float], *, window: int, windows: int, most: int) -> int:
+        """The number of guesses with the most expected tokens per second; 0 where none is clearly better than none.
+
+        Args:
+            chances: for each guess, how likely it is right if those before it are.
+            window: most guesses behind the first token of a window.
+            windows: most windows that may be on their way.
+            most: most guesses.
+        """
+        best, best_rate = 0, _PAYS_FROM
+        likely, tokens = 1.0, 1.0
+        first, later = 1.0, 0.0
+        for count in range(1, min(most, (window + 1) * windows - 1) + 1):
+            likely *= next(chances)
+            if likely < _UNLIKELY:
+                break
+            tokens += likely
+            if count <= window:
+                first += self._per_guess
+            elif count % (window + 1) == 0:
+                later += self._behind
+            if tokens / (first + later) > best_rate:
+                best, best_rate = count, tokens / (first + later)
+        return best
