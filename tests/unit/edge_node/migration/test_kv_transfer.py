@@ -12,7 +12,7 @@ from edge_node.migration.handover import Handover
 from edge_node.migration.kv_receiver import KvReceiver, Supplier
 from edge_node.migration.kv_sender import KvSender
 from edge_node.requests.kv_slots import SlotTable
-from edge_node.requests.position_rule import PositionRule
+from edge_node.requests.position_rule import PositionRule, Verdict
 from edge_node.requests.request import StageRequest
 from edge_node.stage_spec import StageSpec
 from edge_node.wire.frames import kv_rows_frame
@@ -279,3 +279,20 @@ def test_targets_that_want_nothing_of_the_stage_are_left_alone() -> None:
     effects = copy.next_effects({1: request_of(1, 0, 3)}, 1.0)
     assert messages_of(effects) == []
     assert [copied.final for copied in told(effects)] == [False]
+
+
+def test_rows_behind_a_wrong_guess_are_sent_again() -> None:
+    """Windows were on their way behind it, so that its rows counted as right."""
+    requests = {1: request_of(1, 0, 0)}
+    state = requests[1]
+    copy = source(("charlie", 2, 4))
+    for count in (5, 4, 4):
+        state.rule.computed(count)
+    state.guessed = True
+    blocks = [block for message in messages_of(copy.next_effects(requests, 1.0)) for block in message.blocks]
+    assert {(block.position, block.count) for block in blocks} == {(0, 10)}
+    assert state.rule.judge(1, 7) is Verdict.COMPUTE
+    for count in (4, 4):
+        state.rule.computed(count)
+    blocks = [block for message in messages_of(copy.next_effects(requests, 1.0)) for block in message.blocks]
+    assert {(block.position, block.count) for block in blocks} == {(7, 5)}
