@@ -20,6 +20,7 @@ from edge_node.runtime.load_limits import memory_fence, time_limit
 from edge_node.runtime.provider_choice import ProviderChoice
 from edge_node.runtime.segment import Segment
 from edge_node.runtime.session import CPU
+from edge_node.runtime.unloaded_segments import UnloadedSegments
 from edge_node.stage.decode_fast_path import DecodeFastPath
 from edge_node.stage_spec import SegmentSpec, StageKey, StageSpec
 from edge_node.storage.blob_store import BlobStore
@@ -102,6 +103,8 @@ class SegmentRunner:
         """The runners of fast paths that had a step; ``fast_runner`` makes one that is missing."""
         self._wanted: set[StageKey] = set()
         self._loading = threading.Lock()
+        self.unloaded = UnloadedSegments()
+        """Those whose memory is about to be given back."""
 
     def load(self, spec: StageSpec, *, heir_of: StageKey | None = None, same_segment: bool = False) -> None:
         """Begin to download and open a segment; ``events`` tells how it goes.
@@ -139,6 +142,7 @@ class SegmentRunner:
         started_s = time.monotonic()
         try:
             with self._loading:
+                self.unloaded.free()
                 segment, downloaded_bytes = self._open(spec, old)
         except LoadCancelled:
             _log.info("loading the segment of epoch %s was cancelled", spec.epoch)
@@ -231,16 +235,14 @@ class SegmentRunner:
                 self.write_kv_rows(effect)
 
     def unload(self, key: StageKey) -> None:
-        """Forget a segment and give its memory back; if it is being downloaded, stop that."""
+        """Forget a segment, whose memory is given back a moment later; if it is being downloaded, stop that."""
         self._wanted.discard(key)
         self._store.use(key, ())
         self._forget_fast_runners(key)  # they keep the segment in memory
         segment = self._segments.pop(key, None)
         if segment is not None and segment not in self._segments.values():  # the next epoch may have it, too
             self._self_checks.pop(segment, None)
-            del segment
-            heap.give_back()
-            process_heap.forget_peak()  # of plans that are gone
+            self.unloaded.add(segment)
 
     def copy_prefix(self, copy: CopyPrefix) -> None:
         """Copy KV rows between slots."""

@@ -91,7 +91,8 @@ class MemoryGuard:
         return [*effects, SendHeartbeat()] if verdict.tell else effects
 
     def _relieve(self, core: NodeCore, runner: SegmentRunner, resident_bytes: int) -> None:
-        """Let go of what can be had again: rows of answers that ended, pages of files, freed memory."""
+        """Let go of what can be had again, or is used no more: segments, rows of answers that ended, pages of files."""
+        runner.unloaded.free()
         runner.forget_rows(core.forget_parked())
         process_heap.let_go_of_file_pages(self._store.directory)
         heap.trim()

@@ -11,6 +11,7 @@ import shutil
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from edge_node.config import NodeConfig
 from edge_node.effects import KvBlock, SendKvRows, WriteKvRows
 from edge_node.errors import SegmentUnusable
 from edge_node.requests.ring_driver import chunk_lengths
+from edge_node.runtime import unloaded_segments
 from edge_node.runtime.segment import Segment
 from edge_node.runtime.segment_runner import Loaded, LoadEvent, LoadFailed, LoadProgress, SegmentRunner
 from edge_node.stage_spec import StageSpec
@@ -517,7 +519,29 @@ def test_the_peak_of_a_segment_is_forgotten_with_it(tiny_model: Model, runner: R
     del ballast
     assert device.memory_bytes()[1] > peak_bytes - (1 << 20)  # the kernel counts by the page and the CPU
     runner.runner.unload(spec.key)
+    runner.runner.unloaded.free()
     assert device.memory_bytes()[1] < peak_bytes - (32 << 20)
+
+
+@pytest.mark.parametrize("kept_s", [0.0, DEADLINE_S])
+def test_what_is_unloaded_is_freed_in_a_while_or_with_the_next_load(
+    tiny_model: Model, runner: Runner, monkeypatch: pytest.MonkeyPatch, kept_s: float
+) -> None:
+    """Not at once: a ring that has just moved would wait for it."""
+    monkeypatch.setattr(unloaded_segments, "KEPT_S", kept_s)
+    spec, other = (specification(tiny_model, even_cuts(tiny_model.manifest.num_units, 2), stage) for stage in (0, 1))
+    for each in (spec, other):
+        runner.put(tiny_model, each)
+    runner.runner.load(spec)
+    assert isinstance(runner.next_result(), Loaded)
+    freed = threading.Event()
+    segment = weakref.ref(runner.runner._segments[spec.key], lambda _: freed.set())
+    runner.runner.unload(spec.key)
+    if kept_s:
+        assert segment() is not None
+        runner.runner.load(other)
+        assert isinstance(runner.next_result(), Loaded)
+    assert freed.wait(DEADLINE_S)
 
 
 # --- live moves -------------------------------------------------------------------------------------------------------

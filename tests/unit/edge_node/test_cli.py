@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from broker.mqtt import MqttBus
 from edge_node.cli import node
 from edge_node.config import read_speed
 from edge_node.errors import HomeInUse
+from edge_node.service import NodeService
 from edge_node.storage.home_lock import only_node
 from orchestrator.identity.authority import make_authority
 from tests.support.bus_recorder import until
@@ -130,6 +132,18 @@ def test_who_has_no_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", unknown)
     with pytest.raises(click.UsageError, match="give --home DIR"):
         node.main(["--broker", "mqtt://127.0.0.1:9"], standalone_mode=False)
+
+
+def test_collections_of_garbage_pass_over_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was there before the node serves would make each full collection a gap in answers."""
+    looked_at: list[int] = []
+    monkeypatch.setattr(NodeService, "run", lambda *_: looked_at.append(len(gc.get_objects())))
+    before = len(gc.get_objects())
+    try:
+        node.main(["--broker", "mqtt://127.0.0.1:9", "--home", str(tmp_path)], standalone_mode=False)
+    finally:
+        gc.unfreeze()
+    assert looked_at[0] < before / 10
 
 
 def test_the_emulated_speed_is_read_again_and_kept_while_the_file_has_none(tmp_path: Path) -> None:
