@@ -154,4 +154,6 @@ class RequestsHeld:
     node: Name = about("The node.")
     pipeline: Name = about("The pipeline.")
     epoch: Epoch = about("The epoch in force.")
-    requests: Annotated[tuple[HeldRequest, ...], Items(limits.MAX_SLOTS)] = about("Every open request.")
+    requests: Annotated[tuple[HeldRequest, ...], Items(limits.MAX_SLOTS)] = about(
+        "Every open request, the one that has waited longest first."
+    )

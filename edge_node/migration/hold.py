@@ -25,8 +25,13 @@ class Hold:
         return now_s >= self.until_s
 
     def report(self, requests: Mapping[int, StageRequest]) -> tuple[HeldRequest, ...] | None:
-        """Where each request stands, once the ring owes none of them a token; None before, and after the first time."""
+        """Where each request stands, once the ring owes none of them a token; None before, and after the first time.
+
+        Those that have waited longest come first, so that they are first in the next ring, too: the ring comes to a
+        stop batch by batch, and who had to wait for the others there must not wait for them again.
+        """
         driven = [(number, state, state.driver) for number, state in requests.items() if state.driver]
+        driven.sort(key=lambda each: each[2].token_s)
         if self.reported or any(driver.is_owed for _, _, driver in driven):
             return None
         self.reported = True

@@ -15,6 +15,7 @@ alone; where one differs, a new attempt begins at its position, so that what is 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,6 +89,8 @@ class RingDriver:
     frames: list[tuple[int, bytes]] = field(default_factory=list)
     """(position, frame) published and not yet certain to have been computed by every stage."""
     deadline_s: float | None = None
+    token_s: float = math.inf
+    """When the newest token came."""
     _guesses: Sequence[int] = ()
     """What is guessed to follow the ids."""
     _issued: int = 0
@@ -189,6 +192,7 @@ class RingDriver:
         tokens = (*self._guesses[:missed], *tokens)
         is_right = all(token == guessed for token, guessed in zip(tokens, self._guesses, strict=False))
         self.ids.extend(tokens)
+        self.token_s = now_s
         newest = len(self.ids) - 1
         if is_right and (self._issued <= newest or newest in self._starts()):
             self._go_on(newest, self._guesses[len(tokens) :], guess, is_newest=attempt == self.attempt)

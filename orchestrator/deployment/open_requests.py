@@ -52,7 +52,7 @@ class OpenRequests(Protocol):
         """Have the ring go on at once with what is open: nodes of it that were cut off are back."""
 
     def move(self, active: ReadyPlan, held: Mapping[str, int], now_s: float) -> list[Effect]:
-        """Open requests go on in the next ring, which holds so many of each one's positions."""
+        """Open requests go on in the next ring, which holds so many of each one's positions, in that order."""
 
     def go_on(self, active: ReadyPlan, now_s: float) -> list[Effect]:
         """Go on with the requests that an earlier start of the orchestrator has opened in a plan that is adopted."""

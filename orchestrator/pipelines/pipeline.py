@@ -364,7 +364,7 @@ class Pipeline:
         effects = self.requests.tick(now_s, missing=bool(self._switchover.missing.awaited))
         effects += self._replanner.advance(now_s)
         effects += tell_silent(self.requests.sessions, self._nodes, self._timing, now_s)
-        if self.active and not self.busy:
+        if self.active and not (self.busy or self.requests.sessions.in_move):
             effects += self.standby.ask(self.active.plan, self.preview)
         elif self.is_resting and not self.active:
             effects += self.standby.give_up()

@@ -151,7 +151,7 @@ class RequestScheduler:
             return []
         before = len(session.answer.tokens)
         pieces, gap = session.answer.take(frame.position, heard.ids, frame.flags, heard.logprobs)
-        if gap or session.answer.finish or self._next_nodes:
+        if gap or session.answer.finish or self._next_nodes or frame.position == session.placement.begun_at:
             self.changed = True
         if gap:
             session.resend.found_gap()
@@ -234,11 +234,11 @@ class RequestScheduler:
 
         Args:
             active: the plan that is about to be in force.
-            held: positions whose KV rows are in its ring, by request.
+            held: positions whose KV rows are in its ring, by request; the first is opened first.
             now_s: the clock.
         """
         effects: list[Effect] = []
-        for session in self.sessions.in_phase(Phase.OPEN):
+        for session in self.sessions.open_in_order(held):
             assert session.answer
             # The newest token's row is computed in the new ring: that makes the next token.
             moved_tokens = min(held.get(session.request, 0), session.answer.next_position - 1)

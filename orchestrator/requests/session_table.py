@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from orchestrator.deployment.open_requests import OpenWork
 from orchestrator.requests.ended_requests import EndedRequest, EndedRequests
@@ -55,6 +55,11 @@ class SessionTable:
     def in_phase(self, phase: Phase) -> Iterator[Session]:
         return (session for session in self if session.phase is phase)
 
+    def open_in_order(self, first: Iterable[str]) -> list[Session]:
+        """Sessions that stages hold a slot for: those of the requests ``first``, in that order, then the others."""
+        ranks = {request: rank for rank, request in enumerate(first)}
+        return sorted(self.in_phase(Phase.OPEN), key=lambda session: ranks.get(session.request, len(ranks)))
+
     @property
     def open_count(self) -> int:
         """Requests that stages hold a slot for."""
@@ -64,6 +69,11 @@ class SessionTable:
     def in_prefill(self) -> bool:
         """Does an open request wait for the first token of its ring?"""
         return any(session.in_prefill for session in self.in_phase(Phase.OPEN))
+
+    @property
+    def in_move(self) -> bool:
+        """Does an answer that has begun wait for the first token of another ring?"""
+        return any(session.in_prefill and session.tokens_known for session in self.in_phase(Phase.OPEN))
 
     @property
     def open_work(self) -> OpenWork:

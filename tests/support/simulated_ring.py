@@ -178,6 +178,8 @@ class SimulatedAnswer:
     finish: Flag = Flag.NONE
     first_token_s: float | None = None
     finished_s: float | None = None
+    times_s: list[float] = field(default_factory=list)
+    """When something came."""
     failures: list[RequestFailed] = field(default_factory=list)
     closed: list[RequestClosed] = field(default_factory=list)
 
@@ -191,6 +193,11 @@ class SimulatedAnswer:
         """Tokens from the first on, as far as there is no gap."""
         first = len(self.prompt_ids)
         return [self.tokens[p] for p in itertools.takewhile(self.tokens.__contains__, itertools.count(first))]
+
+    def longest_gap_s(self, begin_s: float, end_s: float) -> float:
+        """The longest time without a token between two times."""
+        times_s = [at_s for at_s in self.times_s if begin_s <= at_s <= end_s]
+        return max((later - earlier for earlier, later in itertools.pairwise(times_s)), default=0.0)
 
     @property
     def timings(self) -> dict[int, StageTiming]:
@@ -558,6 +565,7 @@ class SimulatedRing:
         for index in range(frame.count):
             token = int.from_bytes(frame.payload[4 * index : 4 * index + 4], "little", signed=True)
             assert answer.tokens.setdefault(frame.position + index, token) == token, "a position changed its token"
+        answer.times_s.append(self.now_s)
         if answer.first_token_s is None:
             answer.first_token_s = self.now_s
         answer.finish |= Flag(frame.flags)

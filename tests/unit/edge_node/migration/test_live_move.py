@@ -126,6 +126,22 @@ def test_a_stage_that_stays_is_not_loaded_again_whatever_its_batches() -> None:
     assert load.same_segment
 
 
+@pytest.mark.parametrize("moment_s", [0.02, 0.05])
+def test_a_batch_that_waited_for_the_others_goes_on_first(moment_s: float) -> None:
+    """The ring comes to a stop batch by batch, and begins again so: nobody waits for all others twice."""
+    ring = SimulatedRing(4, slots=6, position_s=0.01)
+    ring.deploy((A, B, C), cuts=(0, 2, 4, 6))
+    answers = [ring.open(number, prompt(9, number), 50) for number in range(6)]
+    ring.run(lambda: all(len(answer.tokens) > 10 for answer in answers))
+    ring.settle(moment_s)
+    SimulatedMove(ring, (A, B, C), (0, 3, 4, 6)).go()
+    began_s = ring.now_s
+    ring.run(lambda: all(answer.complete for answer in answers))
+    expect(answers)
+    usual_s = max(answer.longest_gap_s(began_s + 0.5, ring.now_s) for answer in answers)
+    assert max(answer.longest_gap_s(0.0, ring.now_s) for answer in answers) < 2.0 * usual_s
+
+
 def test_figures_of_an_answer_go_along() -> None:
     ring = ring_of((A, B), (0, 3, 6))
     answer = ring.open(1, prompt(10), 20)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision, AcceptanceQuery
 from orchestrator.deployment.plan import ReadyPlan
-from orchestrator.effects import Note, Publish
+from orchestrator.effects import Note, PlanStandby, Publish
 from orchestrator.events import BusDown, BusUp, Cancelled, NodeSaid, Stopping, TokensHeard
 from orchestrator.replanning.constraints import PlanConstraints
 from schemas.codec import Flag
@@ -147,6 +147,31 @@ def test_the_order_of_messages() -> None:
     assert all(message.prompt_tokens == 5 for message in opened)
     commit = next(e for e in world.effects if isinstance(e, Publish) and PLAN.match(e.topic))
     assert commit.retain
+
+
+def test_standby_units_are_looked_for_once_the_new_ring_has_given_a_token() -> None:
+    """Readers have waited for the move: neither the planner nor the nodes' disks are to keep them waiting longer."""
+    world = serving()
+    request = asked(world)
+    begin(world)
+    looked_for = [effect.epoch for effect in world.effects if isinstance(effect, PlanStandby)]
+    assert world.plan.epoch not in looked_for
+    world.generate(request, 1)
+    looked_for = [effect.epoch for effect in world.effects if isinstance(effect, PlanStandby)]
+    assert looked_for[-1] == world.plan.epoch
+
+
+def test_who_was_held_first_goes_on_first() -> None:
+    """Stage 0 names those first that have waited longest."""
+    world = serving()
+    requests = [asked(world, number) for number in (1, 2)]
+    first = world.nodes["a"]
+    first.open = {request: first.open[request] for request in reversed(requests)}
+    del world.effects[:]
+    begin(world)
+    sent = [e.message for e in world.effects if isinstance(e, Publish)]
+    begun = [message.request for message in sent if isinstance(message, OpenRequest) and message.stage == 0]
+    assert begun == [*reversed(requests)]
 
 
 def test_where_computing_is_quicker_than_copying_rows_are_computed_again() -> None:
