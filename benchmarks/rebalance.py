@@ -11,13 +11,15 @@ in an answer, and its drain in another one: the text is that of an answer nobody
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness import PAIRS, Result, main, median_result, note
-from services import Fleet, Installation, Reader, fleet_of, installed, parts_bytes, reading, until
+from services import Fleet, Installation, Reader, computing, fleet_of, installed, parts_bytes, reading, until
 from smollm2 import open_smollm2
 
 from orchestrator.commands.demo_fleet import node_overhead_bytes
@@ -39,6 +41,7 @@ GAP_MOVES = 10
 CHANGES_PER_MINUTE = 12
 """Of the speed of a restless node: layers must not follow it back and forth."""
 JOIN_TOKENS, JOIN_SPEED = 300, 0.2
+PARTS = ("gain", "gaps", "restless", "join")
 
 
 @dataclass(frozen=True)
@@ -58,19 +61,27 @@ class Effort:
 QUICK = Effort(pairs=1, before_s=0.5, settled_s=1.0, counted_s=1.0, profiled_s=0.1)
 
 
-def measure(quick: bool) -> list[Result]:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What is measured, and beside what."""
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="measure these only")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="beside so many processes that compute")
+
+
+def measure(quick: bool, part: Sequence[str], busy: int) -> list[Result]:
     """Throughput with the balancer over without when a device slows down; gaps, joins and drains on the way."""
     model = open_smollm2("fast")
-    if quick:
-        return [_gain(model, 1, "latency", 1.32, QUICK)]
-    return [
-        _gain(model, 1, "latency", 1.32, Effort()),
-        _gain(model, STREAMS, "throughput", 1.5, Effort()),
-        _gaps(model, 1, 64),
-        _gaps(model, STREAMS, LONG_PROMPT),
-        *_restless(model),
-        *_join_and_drain(open_smollm2("exact")),
-    ]
+    with computing(busy):
+        if quick:
+            return [_gain(model, 1, "latency", 1.32, QUICK)]
+        measured = {
+            "gain": lambda: [
+                _gain(model, 1, "latency", 1.32, Effort()), _gain(model, STREAMS, "throughput", 1.5, Effort())
+            ],
+            "gaps": lambda: [_gaps(model, 1, 64), _gaps(model, STREAMS, LONG_PROMPT)],
+            "restless": lambda: _restless(model),
+            "join": lambda: _join_and_drain(open_smollm2("exact")),
+        }  # fmt: skip
+        return [result for name in PARTS if name in part for result in measured[name]()]
 
 
 # --- a device slows down --------------------------------------------------------------------------------------
@@ -235,4 +246,4 @@ def _holds(running: Installation, node: str) -> bool:
 
 
 if __name__ == "__main__":
-    main("rebalance", measure)
+    main("rebalance", measure, add_options=add_options)

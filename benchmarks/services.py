@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -121,6 +123,18 @@ def reading(
     failures = [reader.failure for reader in readers if reader.failure]
     if failures:
         raise RuntimeError(failures[0])
+
+
+@contextmanager
+def computing(count: int) -> Iterator[None]:
+    """So many processes that only compute, beside what is measured: a machine that has other things to do."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 class Installation:
