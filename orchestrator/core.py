@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from orchestrator.control_plane import ControlPlane
-from orchestrator.effects import Effect, Halt, LimitMessages, Note, OpenModel, Publish, SaveLabel
+from orchestrator.effects import Effect, Halt, LimitMessages, Note, Publish, SaveLabel
 from orchestrator.events import (
     BusDown,
     BusUp,
@@ -170,7 +170,7 @@ class Core:
             return [Note("the broker is back", kind="broker"), *self.plane.pipelines.republish(now_s)]
         self.plane.pipelines.start(now_s)
         if self.plane.opening:
-            return [OpenModel(self.plane.opening)]
+            return self.plane.open_model(self.plane.opening)
         self.plane.pipelines.no_model(f"no model is active; on the host: {ADD_A_MODEL}")
         return []
 

@@ -48,6 +48,8 @@ class OpenModel:
     """Load a model's manifest and tokenizer."""
 
     name: str
+    rounds_kv: bool = False
+    """Are its keys and values to be kept in int8?"""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ of values per position. Payload layouts, with n = count x width:
   int8: n int8, then ceil(width / 64) fp16 scales per position. With VERIFY, behind that a mark of four bytes per
   position: of the token there, as those can tell who know the prompt.
 * TOKENS: count int32 ids, then width int32 ids that are a guess of what follows (speculation).
-* KV_ROWS: layer u16, part u16 (0 key or a convolution's input, 1 value), heads u16, head_dim u16, then n fp32 or fp16
-  values; ``attempt`` is the number of the message in its copy, from 1.
+* KV_ROWS: layer u16, part u16 (0 key or a convolution's input, 1 value), heads u16, head_dim u16, then n values, fp32,
+  fp16, or int8 whose scales both sides have; ``attempt`` is the number of the message in its copy, from 1.
 * LOGPROBS fp32, of tokens: for each the logarithm of its probability, then ``width`` int32 ids of the likeliest tokens
   and ``width`` floats, the logarithms of theirs.
 * REPLAY: nothing; ``position`` is where the sender's valid KV cache ends.
@@ -111,7 +111,7 @@ VERIFY: Final = int(Flag.VERIFY)
 _ALLOWED_DTYPES: Final = {
     Kind.ACTIVATION: (Dtype.FP32, Dtype.FP16, Dtype.INT8),
     Kind.TOKENS: (Dtype.INT32,),
-    Kind.KV_ROWS: (Dtype.FP32, Dtype.FP16),
+    Kind.KV_ROWS: (Dtype.FP32, Dtype.FP16, Dtype.INT8),
     Kind.REPLAY: (Dtype.NONE,),
     Kind.KV_ACK: (Dtype.NONE,),
     Kind.LOGPROBS: (Dtype.FP32,),
@@ -133,6 +133,8 @@ _WIDTHS: Final = {kind: (kind in (Kind.ACTIVATION, Kind.KV_ROWS),) for kind in K
 """Whether a frame of this kind has a width; tokens may have a guess or not, and alternatives."""
 _KINDS: Final = {int(kind): kind for kind in Kind}
 _DTYPES: Final = {int(dtype): dtype for dtype in Dtype}
+VALUE_BYTES: Final = {Dtype.FP32: 4, Dtype.FP16: 2, Dtype.INT8: 1}
+"""Of a value in KV rows."""
 
 
 @dataclass(slots=True)
@@ -215,7 +217,7 @@ def _expected_payload_bytes(kind: Kind, dtype: Dtype, count: int, width: int) ->
     if kind is Kind.TOKENS:
         return 4 * (count + width)
     if kind is Kind.KV_ROWS:
-        return KV_HEADER_BYTES + count * width * (4 if dtype is Dtype.FP32 else 2)
+        return KV_HEADER_BYTES + count * width * VALUE_BYTES[dtype]
     if kind is Kind.LOGPROBS:
         return count * logprobs_bytes(width)
     return 0

@@ -46,6 +46,7 @@ UnsignedInt32 = Annotated[int, Number(0, 2**32 - 1)]
 EpochText = Annotated[str, Text(pattern="^[0-9]{1,10}-[0-9]{1,10}$", min_length=3, max_length=21)]
 """An epoch for people: its generation and its counter."""
 WireDtype = Literal["fp32", "fp16", "int8"]
+KvDtype = Literal["fp32", "fp16", "int8"]
 UnitKind = Literal["embed", "block", "head"]
 
 PROBE_BATCH = 4
@@ -153,6 +154,10 @@ class KvLayer:
     key_dim: Index = about("Values of a key per head.")
     value_dim: Index = about("Values of a value per head.")
     conv_dim: Index = about("Values of a convolution's input; not 0 where there are no keys and values.", default=0)
+    scales: Label | None = about(
+        "Stands for the scales by which keys and values are rounded to int8; left out: they are not rounded.",
+        default=None,
+    )
     states: Annotated[tuple[FoldedState, ...], Items(4)] = about(
         "What is kept of all positions together; then nothing is kept of each.", default=()
     )

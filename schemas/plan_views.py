@@ -13,6 +13,7 @@ from schemas.parts import (
     Count,
     EpochText,
     Index,
+    KvDtype,
     Label,
     Milliseconds,
     Name,
@@ -61,6 +62,7 @@ class PlanView:
         "Batches that go round at once, for 1, 2, ... open requests.", default=()
     )
     wire_dtype: WireDtype = about("Type of hidden states on the wire.")
+    kv_dtype: KvDtype | None = about("Type of keys and values in memory; left out: not known.", default=None)
     chunk_tokens: Tokens = about("Most tokens of a prompt in one run.")
     memory_margin: Annotated[float, Number(0, limits.MAX_MEMORY_MARGIN)] = about(
         "Share of what each node may use that is left free.", default=0.0

@@ -13,7 +13,7 @@ from edge_node.requests.request import StageRequest
 from edge_node.stage_spec import StageSpec
 from edge_node.wire.frames import kv_ack_frame
 from edge_node.wire.topics import StageTopics
-from schemas.codec import Frame, KvRowsHeader, unpack_kv_header
+from schemas.codec import Dtype, Frame, KvRowsHeader, unpack_kv_header
 from schemas.messages import Epoch, KvLayer
 from schemas.segment_tensors import cache_parts, state_pieces
 
@@ -26,8 +26,10 @@ class Supplier:
     node: str
     layer: KvLayer
 
-    def sends(self, header: KvRowsHeader) -> bool:
-        """Are the rows, or the piece of states, of the layer's shape?"""
+    def sends(self, frame: Frame, header: KvRowsHeader) -> bool:
+        """Are the rows, or the piece of states, of the layer's shape, and rounded if those here are?"""
+        if (frame.dtype is Dtype.INT8) is not (self.layer.scales is not None):
+            return False
         pieces = state_pieces(self.layer)
         if pieces:
             return header.part < len(pieces) and (header.heads, header.head_dim) == (1, pieces[header.part])
@@ -90,7 +92,7 @@ class KvReceiver:
         header = unpack_kv_header(frame)
         supplier = self._suppliers.get(header.layer)
         stop = frame.position + frame.count
-        if supplier is None or supplier.node != sender or not supplier.sends(header):
+        if supplier is None or supplier.node != sender or not supplier.sends(frame, header):
             return None
         if stop > self._spec.segment.context_tokens:
             return None

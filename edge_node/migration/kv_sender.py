@@ -302,9 +302,9 @@ def _folded(target: KvTarget, spec: StageSpec) -> list[KvLayer]:
 
 
 def _parts(target: KvTarget, spec: StageSpec, value_bytes: int) -> tuple[_Part, ...]:
-    """What the target's layers keep, as far as this stage has them."""
+    """What the target's layers keep, as far as this stage has them; ``value_bytes``: of a value that is not rounded."""
     return tuple(
-        _Part(layer.layer, number, part.heads * part.dim * value_bytes)
+        _Part(layer.layer, number, part.heads * part.dim * (value_bytes if layer.scales is None else 1))
         for layer in spec.segment.kv_layers
         if has_layer(target, layer.layer)
         for number, part in enumerate(cache_parts(layer))

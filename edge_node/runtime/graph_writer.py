@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-FLOAT, UINT8, INT32, FLOAT16 = 1, 2, 6, 10
+FLOAT, UINT8, INT8, INT32, FLOAT16 = 1, 2, 3, 6, 10
 CONTRIB = "com.microsoft"
-_INT_ATTRIBUTE = 2
+_INT_ATTRIBUTE, _TEXT_ATTRIBUTE = 2, 3
 _IR_VERSION, _OPSET, _CONTRIB_OPSET = 8, 17, 1
 
 
-def node(operator: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int]) -> bytes:
+def node(operator: str, inputs: Sequence[str], outputs: Sequence[str], attributes: Mapping[str, int | str]) -> bytes:
     """A node of an operator of ONNX Runtime's own."""
     made = b"".join(_field(1, name.encode()) for name in inputs) + b"".join(_field(2, n.encode()) for n in outputs)
     made += _field(4, operator.encode()) + _field(7, CONTRIB.encode())
     for name, value in attributes.items():
-        made += _field(5, _field(1, name.encode()) + _number(3, value) + _number(20, _INT_ATTRIBUTE))
+        if isinstance(value, str):
+            said = _field(4, value.encode()) + _number(20, _TEXT_ATTRIBUTE)
+        else:
+            said = _number(3, value) + _number(20, _INT_ATTRIBUTE)
+        made += _field(5, _field(1, name.encode()) + said)
     return made
 
 

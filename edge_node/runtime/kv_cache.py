@@ -25,7 +25,8 @@ from schemas.codec import KV_HEADER_BYTES, Dtype
 from schemas.messages import KvLayer
 from schemas.segment_tensors import cache_parts, past, present
 
-_WIRE = {np.dtype(np.float32): Dtype.FP32, np.dtype(np.float16): Dtype.FP16}
+_WIRE = {np.dtype(np.float32): Dtype.FP32, np.dtype(np.float16): Dtype.FP16, np.dtype(np.int8): Dtype.INT8}
+_VALUES: dict[Dtype, np.dtype[Any]] = {wire: dtype for dtype, wire in _WIRE.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class KvCache:
             dtypes: element type by input name.
 
         Raises:
-            SegmentUnusable: the buffers to take are of another shape or type.
+            SegmentUnusable: the buffers to take are of another shape or type, or the plan has other rounded layers.
         """
         self._by_part: dict[tuple[int, int], KvBuffer] = {}
         for layer in layers:
@@ -76,6 +77,8 @@ class KvCache:
                 past_name, present_name = past(layer.layer, name), present(layer.layer, name)
                 shape = (slots, heads, context_tokens, width)
                 dtype = np.dtype(dtypes[past_name])
+                if (dtype == np.int8) is not (layer.scales is not None):
+                    raise SegmentUnusable(f"layer {layer.layer} has a KV cache of {dtype}, which is not the plan's")
                 kept = heir_of.buffer(layer.layer, part) if heir_of else None
                 if kept is not None and (kept.data.shape, kept.data.dtype) != (shape, dtype):
                     raise SegmentUnusable(f"layer {layer.layer} has another KV cache than in the epoch before")
@@ -119,8 +122,7 @@ class KvCache:
     def write(self, rows: WriteKvRows) -> None:
         """Write rows that arrived into their slot."""
         header, frame = rows.header, rows.frame
-        dtype = np.float32 if frame.dtype is Dtype.FP32 else np.float16
-        values = np.frombuffer(frame.payload, dtype, offset=KV_HEADER_BYTES)
+        values = np.frombuffer(frame.payload, _VALUES[frame.dtype], offset=KV_HEADER_BYTES)
         values = values.reshape(frame.count, header.heads, header.head_dim)
         data = self._by_part[header.layer, header.part].data
         data[rows.slot, :, frame.position : frame.position + frame.count] = values.transpose(1, 0, 2)

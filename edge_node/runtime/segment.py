@@ -26,7 +26,7 @@ from edge_node.runtime.graph_check import check_graph
 from edge_node.runtime.hidden_buffers import Payload, entry_for, exit_for
 from edge_node.runtime.kv_cache import KvCache
 from edge_node.runtime.run_choice import choose_runs
-from edge_node.runtime.session import CPU, open_session
+from edge_node.runtime.session import CPU, check_runtime, open_session
 from edge_node.runtime.state_cache import StateCache
 from edge_node.stage_spec import SegmentSpec
 from edge_node.work import MAX_LOGITS, StateCopies
@@ -44,6 +44,7 @@ _MAX_BINDINGS = 64
 _NUMPY_TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
 }
@@ -90,6 +91,7 @@ class Segment:
             SegmentUnusable: ONNX Runtime refuses it, or its inputs are not the expected ones.
         """
         check_graph(graph_path, limit_bytes)
+        check_runtime(spec)
         self.spec, self.threads = spec, threads
         self.ready: Any = None
         """The binding that could run one position of its slot next without a look at shapes; see ``get_ready``."""

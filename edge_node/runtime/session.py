@@ -7,8 +7,11 @@ from pathlib import Path
 import onnxruntime as ort
 
 from edge_node.errors import SegmentUnusable, runtime_reason
+from edge_node.stage_spec import SegmentSpec
 
 CPU = "CPUExecutionProvider"
+ROUNDS_KV_SINCE = (1, 29)
+"""The version from which on attention is known to keep keys and values in int8; 1.26 does not."""
 ort.set_default_logger_severity(3)
 
 
@@ -21,6 +24,22 @@ def session_options(threads: int) -> ort.SessionOptions:
     # A node waits for the network between runs: spinning threads would only burn its battery.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def check_runtime(spec: SegmentSpec) -> None:
+    """Check that this ONNX Runtime has what a segment needs.
+
+    Raises:
+        SegmentUnusable: it is too old.
+    """
+    rounds = any(layer.scales is not None for layer in spec.kv_layers)
+    version = tuple(int(number) for number in ort.__version__.split(".")[:2])
+    if rounds and version < ROUNDS_KV_SINCE:
+        since = ".".join(map(str, ROUNDS_KV_SINCE))
+        raise SegmentUnusable(
+            f"keys and values in int8 need ONNX Runtime {since} or newer, here is {ort.__version__}: update it, or have"
+            " the orchestrator serve with --kv auto"
+        )
 
 
 def open_session(graph_path: Path, threads: int, provider: str = CPU) -> ort.InferenceSession:

@@ -135,18 +135,24 @@ def list_models(settings: Settings, as_json: bool, full: bool) -> None:
 @pass_settings
 def show(settings: Settings, name: str | None, as_json: bool) -> None:
     """Show one model, by default the active one: its parts and their sizes."""
+    from orchestrator.model.kv_calibration import read_kv
+
     store = _store(settings)
     manifest, checked, quality = store.show(name), store.compared(name), store.quality(name)
+    kv = read_kv(store.open(name).folder)
     if as_json:
         check = None if checked is None else dataclasses.asdict(checked)
         found = None if quality is None else {**dataclasses.asdict(quality), "wire": quality.wire}
-        print_json({**dataclasses.asdict(manifest), "check": check, "quality": found})
+        rounded = None if kv is None else kv.figures()
+        print_json({**dataclasses.asdict(manifest), "check": check, "quality": found, "kv_int8": rounded})
         return
     click.echo(f"{manifest.name}: {_summary(manifest)}, from {manifest.source}")
     if checked is None:
         click.echo("not compared with its source yet: linguabus model verify does")
     else:
         _tell(checked, quality, manifest)
+    if kv is not None:
+        click.echo(kv.summary())
     rows = []
     for figures, group in itertools.groupby(manifest.units, _figures):
         indices = [unit.index for unit in group]
@@ -207,12 +213,13 @@ def _use(settings: Settings, store: ModelStore, name: str) -> str:
 @click.argument("name", required=False)
 @pass_settings
 def verify(settings: Settings, name: str | None) -> int:
-    """Check a model: its files, split against unsplit, types on the wire, and against its source if that is there.
+    """Check a model: its files, split against unsplit, rounded hidden states, keys and values, and against its source.
 
     In the profile steady also whether a text has the same logits in one run, in chunks and in single steps.
     """
     from orchestrator.model.errors import ModelError, NoSuchModel
     from orchestrator.model.intake import measure_here
+    from orchestrator.model.kv_calibration import measure_kv
     from orchestrator.model.verify import compare_runs, wire_loss
     from orchestrator.model.verify import verify as compare
 
@@ -223,6 +230,7 @@ def verify(settings: Settings, name: str | None) -> int:
         result = compare(model, progress=progress)
         runs = compare_runs(model, progress=progress) if model.manifest.profile == STEADY else None
         losses = [wire_loss(model, wire, progress=progress) for wire in _ROUNDING_WIRES]
+        kv = measure_kv(model, progress)
         report, here, reason = None, None, ""
         try:
             report = store.compare(name, progress)
@@ -246,6 +254,7 @@ def verify(settings: Settings, name: str | None) -> int:
             f"{loss.wire} on the wire at all these places against fp32: {loss.compared} rows of logits off by up to "
             f"{loss.largest_difference:.1%}, the same most likely token in {loss.argmax_agreement:.0%}"
         )
+    click.echo(kv.summary())
     problems = []
     if runs is not None and not runs.bitwise_equal:
         problems.append(f"on this machine {STEADY} does not keep the text: add the model again with --profile exact")

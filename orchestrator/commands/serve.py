@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 HEALTH = HealthLimits()
 _ID_DIGITS = 12
-AUTO_WIRE = "auto"
+AUTO_WIRE = AUTO_KV = "auto"
 DEFAULT_PREFIX = "homeassistant"
 EXAMPLE = "Example: linguabus serve --with-broker"
 
@@ -94,6 +94,14 @@ def _prefix(_context: click.Context, parameter: click.Parameter, value: str) -> 
     callback=_wire_or_auto,
     help="Type of what nodes send each other. auto: fp16 where the model's figures say that it changes little, else"
     " fp32; 'linguabus model show' has them.",
+)
+@click.option(
+    "--kv",
+    type=click.Choice((AUTO_KV, "int8")),
+    default=AUTO_KV,
+    show_default=True,
+    help="Type of keys and values in the nodes' memory. auto: as the model was converted, mostly fp32. int8: a quarter"
+    " of that, for longer contexts, more requests and quicker moves; 'linguabus model show' has what it costs.",
 )
 @click.option(
     "--guess",
@@ -188,6 +196,7 @@ def command(
     context: int | None,
     slots: int | None,
     wire: WireDtype | None,
+    kv: str,
     guess: int,
     blob_host: str | None,
     blob_port: int | None,
@@ -265,6 +274,7 @@ def command(
             context_tokens=context,
             slots=slots,
             wire_dtype=wire,
+            rounds_kv=kv != AUTO_KV,
             draft_tokens=guess,
             blob_host=blob_host or "127.0.0.1",
             blob_port=blob_port or 0,

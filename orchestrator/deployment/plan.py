@@ -38,7 +38,7 @@ class ServingSettings:
 
     ``context_tokens`` and ``slots`` None: as many as fit, up to `problem_builder.context_of` and DEFAULT_SLOTS.
     ``wire_dtype`` None: what each model's figures speak for. ``memory_margin``: share of what each node may use that
-    plans leave free.
+    plans leave free. ``rounds_kv``: keys and values are kept in int8.
     """
 
     pipeline: str
@@ -48,6 +48,7 @@ class ServingSettings:
     chunk_tokens: int
     draft_tokens: int = DEFAULT_DRAFT_TOKENS
     memory_margin: float = 0.0
+    rounds_kv: bool = False
 
     def wire_of(self, model: ServedModel) -> WireDtype:
         """The type of hidden states on the wire of a model."""
@@ -144,6 +145,7 @@ class DeployedPlan:
             chunk_tokens=self.chunk_tokens,
             batches=self.batches,
             max_message_bytes=self.max_message_bytes,
+            kv_scales=self.model.manifest.kv_scales,
         )
 
 

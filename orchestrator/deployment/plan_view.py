@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from orchestrator.deployment.plan import DeployedPlan
-from schemas.messages import PlanOnItsWay, PlanView, SegmentReady, StageView, UnitsOnNode
+from schemas.messages import KvDtype, PlanOnItsWay, PlanView, SegmentReady, StageView, UnitsOnNode
 from schemas.units_text import describe_units
+
+KV_DTYPES: Final[dict[str, KvDtype]] = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
 
 
 def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:
@@ -44,6 +48,7 @@ def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:
         slots=plan.slots,
         batches=plan.batches,
         wire_dtype=plan.wire_dtype,
+        kv_dtype=KV_DTYPES[plan.model.manifest.kv_dtype],
         chunk_tokens=plan.chunk_tokens,
         memory_margin=plan.memory_margin,
         unit_count=unit_count,

@@ -32,7 +32,8 @@ SAVED_DRIFT = 0.1
 
 def fingerprint_of(manifest: Manifest) -> str:
     """A text that is equal for models whose units cost the same."""
-    return f"{manifest.fingerprint[:100]}-{manifest.precision}-{manifest.profile}"
+    kv = "-kv-int8" if manifest.kv_scales else ""
+    return f"{manifest.fingerprint[:100]}-{manifest.precision}-{manifest.profile}{kv}"
 
 
 class Profiles:

@@ -28,7 +28,9 @@ FORMAT = 4
 _FROM_ARCHIVE = "archive:"
 """Begins the fingerprints of models that came in an archive: nobody here has seen that they are their source's, so
 that they are never taken for it."""
-DTYPE_BYTES = {"float32": 4, "float16": 2}
+DTYPE_BYTES = {"float32": 4, "float16": 2, "int8": 1}
+FLOAT_DTYPES = ("float32", "float16")
+"""Of hidden states, logits, and of what is kept of a text as a model was converted."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,16 @@ class LayerCache:
             conv_dim=self.conv_dim,
             states=self.states,
         )
+
+
+@dataclass(frozen=True)
+class RoundedCache(LayerCache):
+    """The same of a block that rounds keys and values to int8; ``scales`` stands for those it rounds by."""
+
+    scales: str = ""
+
+    def as_told(self) -> KvLayer:
+        return dataclasses.replace(LayerCache.as_told(self), scales=self.scales)
 
 
 @dataclass(frozen=True)
@@ -201,6 +213,21 @@ class Manifest:
         return sum(layer.bytes_per_token for layer in self.layers)
 
     @property
+    def kv_scales(self) -> str | None:
+        """Stands for the scales by which keys and values are rounded; None where they are not."""
+        return next((layer.scales for layer in self.layers if isinstance(layer, RoundedCache)), None)
+
+    def with_rounded_kv(self, scales: str) -> Manifest:
+        """The same model with keys and values in int8; a short convolution's inputs and states stay as they are."""
+        layers = tuple(_rounded(layer, scales) for layer in self.layers)
+        kept = {layer.layer: layer.bytes_per_token for layer in layers}
+        units = tuple(
+            unit if unit.layer is None else dataclasses.replace(unit, kv_bytes_per_token=kept[unit.layer])
+            for unit in self.units
+        )
+        return dataclasses.replace(self, layers=layers, units=units, kv_dtype="int8")
+
+    @property
     def state_bytes(self) -> int:
         """Of all states of a text at one position."""
         return sum(layer.state_bytes for layer in self.layers)
@@ -224,6 +251,13 @@ class Manifest:
         if problem:
             raise ManifestError(f"{where}: {problem}; run: linguabus model rm, then model add again")
         return manifest
+
+
+def _rounded(layer: LayerCache, scales: str) -> LayerCache:
+    if not layer.kv_heads:
+        return layer
+    shape = {field.name: getattr(layer, field.name) for field in dataclasses.fields(LayerCache)}
+    return RoundedCache(**{**shape, "dtype": "int8"}, scales=scales)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -305,7 +339,7 @@ def _contradiction(m: Manifest) -> str | None:
     if [b.before for b in m.boundaries] != list(range(1, count)) or any(b.width < 1 for b in m.boundaries):
         return "the boundaries are not one before each unit with a positive width"
     dtypes = {m.logits_dtype, m.kv_dtype, *(b.dtype for b in m.boundaries), *(c.dtype for c in m.layers)}
-    if not dtypes <= set(DTYPE_BYTES):
+    if not dtypes <= set(FLOAT_DTYPES):
         return f"unknown dtype among {sorted(dtypes)}"
     known = {b.sha256 for b in m.blobs}
     lost = sorted({s for u in m.units for s in u.blobs} - known)

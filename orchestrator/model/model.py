@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from orchestrator.model.assemble import ASSEMBLY, assemble
 from orchestrator.model.errors import ManifestError, ModelFilesLost
 from orchestrator.model.graph import read_model, resolve
+from orchestrator.model.kv_rounding import KvScales
 from orchestrator.model.manifest import Manifest, parse_json, read_manifest
 from orchestrator.model.precision import PROFILES, check_profile
 from orchestrator.model.quality_report import UNJUDGED_WIRE, read_quality
@@ -96,11 +97,13 @@ class SegmentSpec:
 class Model:
     """A model in the store; opened by `ModelStore.open`."""
 
-    def __init__(self, folder: Path, blobs_folder: Path) -> None:
+    def __init__(self, folder: Path, blobs_folder: Path, scales: KvScales | None = None) -> None:
+        """``scales``: its segments keep keys and values in int8, by these; None: as the model was converted."""
         self.folder = folder
         self.blobs_folder = blobs_folder
-        self.manifest: Manifest = read_manifest(folder / MANIFEST_FILE)
-        self._plan: SplitPlan | None = None
+        self.scales = scales
+        manifest = read_manifest(folder / MANIFEST_FILE)
+        self.manifest: Manifest = manifest.with_rounded_kv(scales.fingerprint) if scales else manifest
 
     @property
     def tokenizer_path(self) -> Path:
@@ -110,6 +113,16 @@ class Model:
     def tokenizer(self) -> ModelTokenizer:
         """The model's tokenizer, chat template and end-of-answer ids."""
         return ModelTokenizer(self.folder / TOKENIZER_FOLDER)
+
+    @property
+    def variant(self) -> str:
+        """What tells files of its segments from those of the same model with other keys and values; may be empty."""
+        return f"-kv-{self.scales.fingerprint}" if self.scales else ""
+
+    @functools.cached_property
+    def plan(self) -> SplitPlan:
+        """Its decoder cut into units."""
+        return plan_split(resolve(read_model(self.folder / GRAPH_FILE), self.blobs_folder))
 
     @functools.cached_property
     def wire(self) -> WireDtype:
@@ -145,7 +158,7 @@ class Model:
         has_boundaries = start > 0 or stop < self.manifest.num_units
         halves = wire == "fp16" and self.manifest.hidden_dtype == "float32" and has_boundaries
         rows = positions if self.manifest.position_bytes else None
-        variant = f"{profile}{'-halves' if halves else ''}{f'-{rows}' if rows else ''}"
+        variant = f"{profile}{'-halves' if halves else ''}{f'-{rows}' if rows else ''}{self.variant}"
         kept = self.folder / SEGMENTS_FOLDER / f"{start}-{stop}-{variant}.json"
         try:
             self._check_files(start, stop)
@@ -172,17 +185,16 @@ class Model:
     def _assemble(
         self, start: int, stop: int, profile: str, halves: bool, positions: int | None, kept: Path
     ) -> SegmentSpec:
-        if self._plan is None:
-            self._plan = plan_split(resolve(read_model(self.folder / GRAPH_FILE), self.blobs_folder))
         numerics = PROFILES[profile]
         graph = assemble(
-            self._plan,
+            self.plan,
             start,
             stop,
             numerics.accuracy_level,
             halves=halves,
             dummies=numerics.same_bits,
             positions=positions,
+            scales=self.scales,
         )
         sha256 = hashlib.sha256(graph).hexdigest()
         spec = self._spec(start, stop, profile, BlobRef(sha256, len(graph)), _parse(graph))

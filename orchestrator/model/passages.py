@@ -75,5 +75,9 @@ def encode_passages(tokenizer: ModelTokenizer, vocab_size: int, max_context: int
             ids.pop()
         encoded.append(tuple(ids[: min(LONGEST_TOKENS, max_context)]))
     longer = tuple(ids for ids in encoded if len(ids) > 1)
-    mixed = tuple((7 + 37 * i) % vocab_size for i in range(min(LONGEST_TOKENS, max_context)))
-    return longer or (mixed,)  # of a tokenizer that knows none of these characters
+    return longer or (mixed_ids(vocab_size, max_context),)  # of a tokenizer that knows none of these characters
+
+
+def mixed_ids(vocab_size: int, max_context: int) -> tuple[int, ...]:
+    """Tokens from all over the vocabulary, as many as a passage may have."""
+    return tuple((7 + 37 * i) % vocab_size for i in range(min(LONGEST_TOKENS, max_context)))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from orchestrator.model.subject import Subject
 
     Rounding = Callable[[NDArray[Any]], NDArray[Any]]
+    Kept = Callable[[Mapping[str, NDArray[Any]]], None]
 
 HEAD_ROWS = 32
 """Of logits at a time: 32 MB where there are 262,144 tokens."""
@@ -95,11 +96,13 @@ def predict(
     roundings: Mapping[str, Rounding] = MappingProxyType({}),
     cuts: Sequence[int] = (),
     progress: Progress = silent,
+    kept: Kept = lambda _: None,
 ) -> dict[str, Predictions]:
     """What a model makes of passages of two tokens or more: as it is (``UNROUNDED``), and with each of ``roundings``.
 
     Args:
         roundings: what becomes of hidden states [S, W] at ``cuts``; those in float16 stay as they are.
+        kept: is given what each block keeps of each passage, by the names of its inputs.
     """
     units = subject.plan.num_units
     hidden: dict[str, list[NDArray[Any]]] = {}
@@ -111,10 +114,10 @@ def predict(
             whole = hidden[UNROUNDED]
             hidden |= {name: _rounded(hidden.get(name, whole), rounding) for name, rounding in roundings.items()}
         if unit == 0:
-            hidden = {UNROUNDED: [_run(subject, session, ids, None) for ids in passages]}
+            hidden = {UNROUNDED: [_run(subject, session, ids, None, kept) for ids in passages]}
         elif unit < units - 1:
             hidden = {
-                name: [_run(subject, session, ids, rows) for ids, rows in zip(passages, states, strict=True)]
+                name: [_run(subject, session, ids, rows, kept) for ids, rows in zip(passages, states, strict=True)]
                 for name, states in hidden.items()
             }
         else:
@@ -129,7 +132,7 @@ def _predicted(
     import numpy as np
 
     parts = [
-        _judge(_run(subject, session, ids[a:b], rows[a:b]), ids[a + 1 : b + 1])
+        _judge(_run(subject, session, ids[a:b], rows[a:b], lambda _: None), ids[a + 1 : b + 1])
         for ids, rows in zip(passages, states, strict=True)
         for a, b in _pieces(len(ids) - 1)
     ]
@@ -146,10 +149,13 @@ def _quality(made: Predictions, rows: SourceRows) -> Quality:
     )
 
 
-def _run(subject: Subject, session: InferenceSession, ids: Sequence[int], hidden: NDArray[Any] | None) -> NDArray[Any]:
+def _run(
+    subject: Subject, session: InferenceSession, ids: Sequence[int], hidden: NDArray[Any] | None, kept: Kept
+) -> NDArray[Any]:
     """What a unit makes of a text: [S, W], or logits [S, V]."""
     run = SegmentRun(session, subject.layers)
     made: NDArray[Any] = run.step(ids, None if hidden is None else hidden[None], range(len(ids)))[0]
+    kept(run.cache)
     return made
 
 

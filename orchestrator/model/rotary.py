@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+    from orchestrator.model.graph import Decoder
+
 _TABLES = {"GroupQueryAttention": 7, "RotaryEmbedding": 2}
 """Which input of an operator is its cosines; the next one is its sines."""
 _LEAST_ROWS = 64
@@ -86,6 +88,13 @@ def computed_rows(initializers: dict[str, TensorProto], cos: str) -> int | None:
 
     limit = initializers.get(cos + _LIMIT)
     return None if limit is None else int(numpy_helper.to_array(limit))
+
+
+def columns(decoder: Decoder, cos: str) -> int:
+    """How many values a row of a table of cosines has, computed or not; 0 where that is not known."""
+    frequencies = decoder.initializers.get(cos + _FREQUENCIES)
+    shape = decoder.weight_shape(cos) if frequencies is None else frequencies.dims
+    return int(shape[-1]) if len(shape) else 0
 
 
 def row_bytes(initializers: dict[str, TensorProto]) -> int:

@@ -68,13 +68,14 @@ class SegmentRun:
 
         self.length = 0
         """Tokens in the cache."""
-        self._cache: dict[str, NDArray[Any]] = {}
+        self.cache: dict[str, NDArray[Any]] = {}
+        """What is kept of each token, by the names of the segment's inputs."""
         self._states: dict[str, NDArray[Any]] = {}
         for layer in self._layers:
             for part, heads, dim in tensors.cache_parts(layer):
                 name = tensors.past(layer.layer, part)
                 if name in self._inputs:
-                    self._cache[name] = np.zeros((1, heads, 0, dim), np.dtype(layer.dtype))
+                    self.cache[name] = np.zeros((1, heads, 0, dim), np.dtype(layer.dtype))
             for state in layer.states:
                 name = tensors.past(layer.layer, state.name)
                 if name in self._inputs:
@@ -118,7 +119,7 @@ class SegmentRun:
             tensors.ATTENTION_PADS: np.array([0, 0, 0, 0, attended - rows, 0], np.int64),
             tensors.ATTENTION_END: np.array([rows], np.int64),
             tensors.LOGIT_POSITIONS: np.array(positions, np.int64),
-            **{name: self._with_room(name, rows) for name in self._cache},
+            **{name: self._with_room(name, rows) for name in self.cache},
             **self._states,
             **(others or {}),
         }
@@ -134,8 +135,8 @@ class SegmentRun:
             raise UnsupportedModel(f"ONNX Runtime can't compute this model: {str(error).splitlines()[0]}") from error
         named = dict(zip(self._outputs, results, strict=True))
         self.length += count
-        for name in self._cache:
-            self._cache[name] = named[name.replace(tensors.PAST, tensors.PRESENT)][:, :, : self.length]
+        for name in self.cache:
+            self.cache[name] = named[name.replace(tensors.PAST, tensors.PRESENT)][:, :, : self.length]
         for name in self._states:
             self._states[name] = named[name.replace(tensors.PAST, tensors.PRESENT)]
         result: NDArray[Any] = named[tensors.LOGITS if tensors.LOGITS in named else tensors.HIDDEN_OUT]
@@ -145,6 +146,6 @@ class SegmentRun:
         """A cache as it goes into a run: a convolution writes new rows into it, attention makes a longer one."""
         import numpy as np
 
-        kept = self._cache[name]
+        kept = self.cache[name]
         is_longer = name.endswith(f".{tensors.CONV_PART}")
         return np.pad(kept, ((0, 0), (0, 0), (0, rows), (0, 0))) if is_longer else kept

@@ -44,6 +44,8 @@ class ServiceConfig:
     max_queued: int = 64
     wire_dtype: WireDtype | None = None
     """Type of hidden states on the wire; None: what the model's figures speak for."""
+    rounds_kv: bool = False
+    """Keep keys and values in int8."""
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS
     draft_tokens: int = DEFAULT_DRAFT_TOKENS
     """Most tokens to guess in one run of a stage."""

@@ -39,6 +39,7 @@ from orchestrator.events import (
 from orchestrator.model.errors import CannotRun, MissingDependency
 from orchestrator.model.grammar import GrammarCompiler, GrammarRefused
 from orchestrator.model.known_answers import KnownAnswers
+from orchestrator.model.kv_calibration import measure_kv, read_kv, with_rounded_kv
 from orchestrator.model.model import Model
 from orchestrator.model.prompt import PromptRefused, encode_prompt
 from orchestrator.model.served import BuiltSegment, ServedModel, Tokenizer
@@ -182,9 +183,9 @@ class Worker:
 
     def _do(self, job: Job) -> Event:
         match job:
-            case OpenModel(name):
+            case OpenModel(name, rounds_kv):
                 self._hold(name)
-                model = self._store.open(name)
+                model = self._open(name, rounds_kv)
                 tokenizer = model.tokenizer()
                 fault = tokenizer.check_template()  # which also gets it ready for the first question
                 if fault:
@@ -230,6 +231,19 @@ class Worker:
                 from orchestrator.planning.standby.plan_standby import plan_standby
 
                 return StandbyPlanned(pipeline, epoch, plan_standby(problem, stages, disk_only=True).standby)
+
+    def _open(self, name: str, rounds_kv: bool) -> Model:
+        """Open a model; where its keys and values are to be rounded and nobody has found scales for them, find some."""
+        model = self._store.open(name)
+        if not rounds_kv:
+            return model
+        report = read_kv(model.folder)
+        if report is None:
+            logger.info("model %s: scales for keys and values in int8 are looked for", name)
+            self._store.check(name)
+            report = measure_kv(model)
+        logger.info("model %s: %s", name, report.summary())
+        return with_rounded_kv(model, report)
 
     def _build(self, name: str, stage: StageRef, wire: WireDtype, positions: int) -> BuiltSegment:
         """A stage's segment, with what its node has to compute to be believed."""

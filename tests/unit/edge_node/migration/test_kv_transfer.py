@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -94,6 +95,18 @@ def test_rows_that_do_not_belong_here_are_not_taken(sender: str, changes: dict[s
     slots = SlotTable(2)
     assert incoming(slots).rows(sender, rows(**changes)) is None
     assert slots.lengths() == {}
+
+
+def test_rounded_rows_are_for_layers_that_round_and_others_for_others() -> None:
+    rounds = dataclasses.replace(LAYER, scales="0123456789ab")
+    block = KvBlock(1, 0, 3, 0, 0, 4)
+    data = kv_rows_frame(block, NEW, 1, heads=2, head_dim=4, dtype=Dtype.INT8, rows=bytes(32))
+    for layer, frame, is_taken in (
+        (LAYER, rows(), True), (LAYER, decode_frame(data), False),
+        (rounds, rows(), False), (rounds, decode_frame(data), True),
+    ):  # fmt: skip
+        target = KvReceiver(SPEC, OLD, {3: Supplier(2, "charlie", layer)}, SlotTable(2), None)
+        assert (target.rows("charlie", frame) is not None) is is_taken
 
 
 def test_a_frame_that_contradicts_itself_is_an_error() -> None:

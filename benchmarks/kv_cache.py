@@ -1,0 +1,174 @@
+"""Keys and values in int8 against the model as it was converted: memory, bytes of a live move, text, speed.
+
+Both kinds run in turn in this process, one thread, in one piece; of moves two node processes each. The text is the
+licence's, which no scale was found with.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import harness
+import numpy as np
+from harness import Result, alternate, main, median_result, note
+from rings import CHUNK_TOKENS, LocalChain, ring_of_nodes
+from smollm2 import open_smollm2
+
+from orchestrator.model.kv_calibration import measure_kv, read_kv, with_rounded_kv
+from orchestrator.model.model import Model
+from schemas.limits import MB
+from tests.support.live_move import move
+
+TEXT_TOKENS, WINDOW_TOKENS = 2000, 500
+QUICK_TOKENS = 40
+FILLED_TOKENS, QUICK_FILLED_TOKENS = 2048, 256
+BEHIND_TOKENS = (128, 1024)
+ROUNDS, DECODES = 9, 9
+NAMES = ("alfa", "bravo")
+MOVED_TOKENS = 300
+FLOAT_BYTES, INT8_BYTES = 4, 1
+SHARE = INT8_BYTES / FLOAT_BYTES
+WITHIN = 1.1
+MOST_PERPLEXITY_PERCENT = 0.5
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model makes of a text: what each token costs, in nats, and the most likely token at its place."""
+
+    losses: list[float]
+    best: list[int]
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(statistics.fmean(self.losses))
+
+
+def rounded(model: Model) -> Model:
+    """The same model with keys and values in int8."""
+    return with_rounded_kv(model, read_kv(model.folder) or measure_kv(model))
+
+
+def measure(quick: bool) -> list[Result]:
+    """Memory, bytes of a move, perplexity, agreement and speed with keys and values in int8, over those without."""
+    results = []
+    for profile in ("fast",) if quick else ("exact", "fast"):
+        kinds = [model := open_smollm2(profile), rounded(model)]
+        results += _text(profile, kinds, QUICK_TOKENS if quick else TEXT_TOKENS)
+    fast = [model := open_smollm2("fast"), rounded(model)]
+    results += _memory(fast, QUICK_FILLED_TOKENS if quick else FILLED_TOKENS)
+    results += _moves(fast, QUICK_TOKENS if quick else MOVED_TOKENS)
+    return results + _speed(fast, 1 if quick else ROUNDS, BEHIND_TOKENS[:1] if quick else BEHIND_TOKENS)
+
+
+def _text(profile: str, kinds: Sequence[Model], tokens: int) -> list[Result]:
+    text = (harness.ROOT / "LICENSE").read_text(encoding="utf-8")
+    ids = list(kinds[0].tokenizer().encode(text))[:tokens]
+    plain, other = (_judge(model, ids) for model in kinds)
+    change = 100 * (other.perplexity / plain.perplexity - 1)
+    same = statistics.fmean(map(float, np.equal(plain.best, other.best)))
+    note(f"{profile}: perplexity {change:+.3f} %, agreement {same:.4f}")
+    target = {"at_most": MOST_PERPLEXITY_PERCENT} if profile == "exact" else {}
+    return [
+        Result(f"{profile}: perplexity of {len(ids)} tokens, floats", plain.perplexity, "perplexity"),
+        Result(f"{profile}: perplexity, int8 against floats", change, "%", **target),
+        Result(f"{profile}: the same most likely token", same, "of 1"),
+    ]
+
+
+def _judge(model: Model, ids: Sequence[int]) -> Judged:
+    chain = LocalChain(model)
+    judged = Judged([], [])
+    for begin in range(0, len(ids), WINDOW_TOKENS):
+        window = ids[begin : begin + WINDOW_TOKENS]
+        for position in range(0, len(window) - 1, CHUNK_TOKENS):
+            chunk = window[position : position + CHUNK_TOKENS]
+            logits = chain.all_logits(chunk, position).astype(np.float64)
+            for row, following in zip(logits, window[position + 1 : position + 1 + len(chunk)], strict=False):
+                peak = row.max()
+                judged.losses.append(math.log(np.exp(row - peak).sum()) + peak - row[following])
+                judged.best.append(int(row.argmax()))
+    return judged
+
+
+def _memory(kinds: Sequence[Model], tokens: int) -> list[Result]:
+    """What becomes resident while a text grows, from its first chunk on."""
+    grown = []
+    for model in kinds:
+        chain = LocalChain(model, context_tokens=tokens)
+        ids = [(7 + 37 * index) % model.manifest.vocab_size for index in range(CHUNK_TOKENS)]
+        chain.last_logits(ids, tokens - CHUNK_TOKENS)  # takes what the longest run needs, and the last rows
+        before = _resident_bytes()
+        for position in range(0, tokens - CHUNK_TOKENS, CHUNK_TOKENS):
+            chain.last_logits(ids, position)
+        grown.append(_resident_bytes() - before)
+        del chain
+    plain, other = grown
+    return [
+        Result(f"resident memory of {tokens} positions, floats", plain / MB, "MB"),
+        Result("resident memory, int8 over floats", other / plain, "times", at_most=SHARE * WITHIN),
+    ]
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    return pages * 4096
+
+
+def _moves(kinds: Sequence[Model], tokens: int) -> list[Result]:
+    """KV rows that a node sends when half of its layers go to another in mid-answer, by position."""
+    sent = []
+    for model in kinds:
+        units = model.manifest.num_units
+        plan = {"context_tokens": 512, "slots": 1, "chunk_tokens": CHUNK_TOKENS}
+        with ring_of_nodes(model, NAMES) as (ring, homes):
+            ring.deploy(homes, (0, units - 2, units), **plan)
+            answer = ring.open([(7 + 37 * index) % model.manifest.vocab_size for index in range(tokens)], 150)
+            ring.wait("tokens", lambda: len(answer.ids) > 4)  # noqa: B023
+            move(ring, homes, NAMES, (0, units // 2, units), **plan)
+            positions = ring.held[0].requests[0].valid_tokens
+            ring.finish(answer)
+            sent.append(sum(copied.sent_bytes for copied in ring.copied if copied.final) / positions)
+    plain, other = sent
+    return [
+        Result("bytes of a live move per position, floats", plain, "bytes"),
+        Result("bytes of a live move, int8 over floats", other / plain, "times", at_most=SHARE * WITHIN),
+    ]
+
+
+def _speed(kinds: Sequence[Model], rounds: int, behind: Sequence[int]) -> list[Result]:
+    chains = [LocalChain(model, context_tokens=max(behind) + CHUNK_TOKENS) for model in kinds]
+    ids = [(7 + 37 * index) % kinds[0].manifest.vocab_size for index in range(max(behind))]
+    results = []
+    for chain, position in itertools.product(chains, range(0, max(behind), CHUNK_TOKENS)):
+        chain.last_logits(ids[position : position + CHUNK_TOKENS], position)
+    for tokens in behind:
+        for name, given in (("a token", ids[:1]), (f"{CHUNK_TOKENS} tokens of a prompt", ids[:CHUNK_TOKENS])):
+            times = alternate(
+                lambda: _seconds(chains[0], given, tokens),  # noqa: B023
+                lambda: _seconds(chains[1], given, tokens),  # noqa: B023
+                rounds,
+            )
+            ratios = [plain / other for plain, other in times]
+            results.append(median_result(f"speed of {name} behind {tokens}, int8 over floats", ratios, "times"))
+    return results
+
+
+def _seconds(chain: LocalChain, ids: Sequence[int], position: int) -> float:
+    """The median of some runs."""
+    found = []
+    for _ in range(DECODES):
+        begun_s = time.perf_counter()
+        chain.last_logits(ids, position)
+        found.append(time.perf_counter() - begun_s)
+    return statistics.median(found)
+
+
+if __name__ == "__main__":
+    main("kv_cache", measure)

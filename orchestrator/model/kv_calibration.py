@@ -1,0 +1,218 @@
+"""Scales for keys and values in int8, found by running a model over some text, and what rounding by them does to it.
+
+A channel's scale is made for the largest value found there and a little more; what lies beyond is cut off. Keys are
+turned by their position before they are kept, which mixes the two channels of a pair: both have the scale of the pair's
+length, so that it holds for positions that no text is long enough for.
+
+Kept among the model's segments, and made when somebody first wants keys and values in int8, or by ``model verify``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.model.attention import is_attention
+from orchestrator.model.calibration_text import TEXTS
+from orchestrator.model.errors import ManifestError
+from orchestrator.model.kv_rounding import MOST, KvScales, LayerScales
+from orchestrator.model.manifest import LayerCache, read_optional_record, to_json
+from orchestrator.model.model import SEGMENTS_FOLDER, Model, write_file
+from orchestrator.model.passages import PASSAGES, encode_passages, mixed_ids
+from orchestrator.model.progress import Progress, silent
+from orchestrator.model.quality import UNROUNDED, Predictions, predict
+from orchestrator.model.rotary import columns
+from orchestrator.model.subject import Subject
+from schemas.segment_tensors import KV_PARTS, past
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from orchestrator.model.graph import Decoder
+
+KV_FILE = f"{SEGMENTS_FOLDER}/kv-int8.json"
+VERSION = 1
+"""Changes whenever the same model gets other scales than before."""
+MARGINS = (1.1, 1.25)
+"""Of keys and values: how much more than the largest value found is made room for."""
+LEAST_SHARE = 1 / 64
+"""Of a head's largest scale: no channel has a smaller one, as the text may have missed what it is for."""
+_FRAMES = 4
+"""Tokens that begin or end texts."""
+_COSINES = 7
+"""The input of attention with the cosines that it turns keys by."""
+
+
+@dataclass(frozen=True)
+class KvReport:
+    """Scales, and what keys and values in int8 make of the passages.
+
+    Attributes:
+        rows: next tokens that were judged.
+        argmax_agreement: the share of them whose most likely token is that of the model with keys and values in floats.
+        perplexity: see `Quality`; ``float_perplexity``: of the model with keys and values in floats.
+    """
+
+    version: int
+    profile: str
+    layers: tuple[LayerScales, ...]
+    rows: int
+    argmax_agreement: float
+    perplexity: float
+    float_perplexity: float
+
+    @property
+    def scales(self) -> KvScales:
+        return KvScales(self.layers)
+
+    def figures(self) -> dict[str, Any]:
+        """Of what it does to the model, for programs."""
+        figures = dataclasses.asdict(self)
+        del figures["version"], figures["layers"]
+        return figures
+
+    def summary(self) -> str:
+        """A line for people."""
+        return (
+            f"keys and values in int8 (serve --kv int8) keep {self.argmax_agreement:.1%} of the most likely tokens"
+            f" (perplexity {self.perplexity:.4g}, without {self.float_perplexity:.4g})"
+        )
+
+
+def read_kv(folder: Path) -> KvReport | None:
+    """What a model's folder has; None where there is nothing of this version, which is soon made again."""
+    with contextlib.suppress(ManifestError):
+        report: KvReport | None = read_optional_record(KvReport, folder / KV_FILE)
+        return report if report and report.version == VERSION else None
+    return None
+
+
+def measure_kv(model: Model, progress: Progress = silent) -> KvReport:
+    """Find scales for a model, judge it with them, and write both into its folder.
+
+    Raises:
+        UnsupportedModel: ONNX Runtime can't compute it.
+        MissingDependency: onnxruntime is not installed.
+    """
+    manifest = model.manifest
+    judged = encode_passages(model.tokenizer(), manifest.vocab_size, manifest.max_context)
+    texts = [*judged, *_others(model, judged[0])]
+    rows = sum(len(text) - 1 for text in judged)
+    subject = Subject(model.plan, model.blobs_folder, manifest.layers)
+    peaks = _Peaks(subject)
+    plain = _first(predict(subject, manifest.profile, texts, progress=progress, kept=peaks.take)[UNROUNDED], rows)
+    scales = KvScales(peaks.scales())
+    layers = manifest.with_rounded_kv(scales.fingerprint).layers
+    rounded = Subject(model.plan, model.blobs_folder, layers, scales)
+    made = predict(rounded, manifest.profile, judged, progress=progress)[UNROUNDED]
+    report = KvReport(
+        version=VERSION,
+        profile=manifest.profile,
+        layers=scales.layers,
+        rows=rows,
+        argmax_agreement=made.agreement(plain.best),
+        perplexity=made.perplexity,
+        float_perplexity=plain.perplexity,
+    )
+    path = model.folder / KV_FILE
+    path.parent.mkdir(exist_ok=True)
+    write_file(path, to_json(report).encode())
+    return report
+
+
+def with_rounded_kv(model: Model, report: KvReport) -> Model:
+    """The same model, whose segments keep keys and values in int8."""
+    return Model(model.folder, model.blobs_folder, report.scales)
+
+
+def _others(model: Model, passage: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Texts of what passages don't have: each token that frames texts, in front of a passage; a conversation; a mix."""
+    manifest, tokenizer = model.manifest, model.tokenizer()
+    texts = [(token, *passage) for token in sorted(tokenizer.eos_ids | ({tokenizer.bos_id} - {None}))[:_FRAMES]]
+    texts += [tuple(tokenizer.encode(text)) for text in TEXTS]
+    if not tokenizer.check_template():
+        texts.append(tuple(tokenizer.encode_chat([{"role": "user", "content": PASSAGES[1]}])))
+    for text in texts:
+        known = tuple(token for token in text if token < manifest.vocab_size)[: manifest.max_context]
+        if len(known) > 1:
+            yield known
+    yield mixed_ids(manifest.vocab_size, manifest.max_context)
+
+
+def _first(made: Predictions, rows: int) -> Predictions:
+    return Predictions(made.best[:rows], made.losses[:rows])
+
+
+class _Peaks:
+    """The largest keys and values of a model, by channel."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._layers = [layer for layer in subject.layers if layer.kv_heads]
+        self._turns = {layer.layer: _Turn.of(subject.plan.decoder, layer) for layer in self._layers}
+        self._found: dict[str, NDArray[Any]] = {}
+
+    def take(self, cache: Mapping[str, NDArray[Any]]) -> None:
+        """Take in what a block keeps of a text."""
+        import numpy as np
+
+        for layer in self._layers:
+            for part in KV_PARTS:
+                name = past(layer.layer, part)
+                if name not in cache:
+                    continue
+                sizes = np.abs(cache[name][0].astype(np.float32))  # (heads, tokens, dim)
+                if part == KV_PARTS[0]:
+                    sizes = self._turns[layer.layer].lengths(sizes)
+                self._found[name] = np.maximum(self._found.get(name, 0), sizes.max(axis=1))
+
+    def scales(self) -> tuple[LayerScales, ...]:
+        import numpy as np
+
+        made = []
+        for layer in self._layers:
+            parts = []
+            for part, margin in zip(KV_PARTS, MARGINS, strict=True):
+                peaks = self._found[past(layer.layer, part)]
+                least = np.maximum(LEAST_SHARE * peaks.max(axis=-1, keepdims=True), np.finfo(np.float32).tiny * MOST)
+                steps = (margin * np.maximum(peaks, least) / MOST).astype(np.float32)
+                parts.append(tuple(map(float, steps.ravel())))
+            made.append(LayerScales(layer.layer, layer.kv_heads, *parts))
+        return tuple(made)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """How attention turns a layer's keys: the first ``width`` channels, in pairs that lie side by side or half of them
+    apart. ``width`` 0: something else turns them, in a way that is not known.
+    """
+
+    width: int
+    side_by_side: bool
+
+    @classmethod
+    def of(cls, decoder: Decoder, layer: LayerCache) -> _Turn:
+        nodes = (node for node in decoder.model.graph.node if is_attention(node))
+        node = next(node for node in nodes if past(layer.layer, KV_PARTS[0]) in node.input)
+        attributes = {attribute.name: attribute.i for attribute in node.attribute}
+        width = 2 * columns(decoder, node.input[_COSINES]) if attributes.get("do_rotary") else 0
+        return cls(width, bool(attributes.get("rotary_interleaved")))
+
+    def lengths(self, sizes: NDArray[Any]) -> NDArray[Any]:
+        """The length of the pair that each value (heads, tokens, dim) is of: no turn makes it larger."""
+        import numpy as np
+
+        if not self.width:
+            largest = math.sqrt(2) * sizes.max(axis=-1, keepdims=True)
+            return np.broadcast_to(largest, sizes.shape)
+        heads, tokens, _ = sizes.shape
+        shape = (heads, tokens, -1, 2) if self.side_by_side else (heads, tokens, 2, self.width // 2)
+        pairs = sizes[..., : self.width].reshape(shape)
+        axis = -1 if self.side_by_side else -2
+        norms = np.broadcast_to(np.linalg.norm(pairs, axis=axis, keepdims=True), pairs.shape)
+        lengths: NDArray[Any] = np.concatenate([norms.reshape(heads, tokens, -1), sizes[..., self.width :]], axis=-1)
+        return lengths
