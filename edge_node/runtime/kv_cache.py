@@ -25,8 +25,12 @@ from schemas.codec import KV_HEADER_BYTES, Dtype
 from schemas.messages import KvLayer
 from schemas.segment_tensors import cache_parts, past, present
 
-_WIRE = {np.dtype(np.float32): Dtype.FP32, np.dtype(np.float16): Dtype.FP16, np.dtype(np.int8): Dtype.INT8}
-_VALUES: dict[Dtype, np.dtype[Any]] = {wire: dtype for dtype, wire in _WIRE.items()}
+_WIRE: dict[np.dtype[Any], Dtype] = {
+    np.dtype(np.float32): Dtype.FP32,
+    np.dtype(np.float16): Dtype.FP16,
+    np.dtype(np.int8): Dtype.INT8,
+}
+_VALUES = {wire: dtype for dtype, wire in _WIRE.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,8 @@ def with_rounded_kv(model: Model, report: KvReport) -> Model:
 def _others(model: Model, passage: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """Texts of what passages don't have: each token that frames texts, in front of a passage; a conversation; a mix."""
     manifest, tokenizer = model.manifest, model.tokenizer()
-    texts = [(token, *passage) for token in sorted(tokenizer.eos_ids | ({tokenizer.bos_id} - {None}))[:_FRAMES]]
+    frames = tokenizer.eos_ids if tokenizer.bos_id is None else tokenizer.eos_ids | {tokenizer.bos_id}
+    texts = [(token, *passage) for token in sorted(frames)[:_FRAMES]]
     texts += [tuple(tokenizer.encode(text)) for text in TEXTS]
     if not tokenizer.check_template():
         texts.append(tuple(tokenizer.encode_chat([{"role": "user", "content": PASSAGES[1]}])))
@@ -149,40 +150,57 @@ def _first(made: Predictions, rows: int) -> Predictions:
 
 
 class _Peaks:
-    """The largest keys and values of a model, by channel."""
+    """How far keys and values of a model reach, by channel."""
 
     def __init__(self, subject: Subject) -> None:
         self._layers = [layer for layer in subject.layers if layer.kv_heads]
         self._turns = {layer.layer: _Turn.of(subject.plan.decoder, layer) for layer in self._layers}
         self._found: dict[str, NDArray[Any]] = {}
+        """Of keys the largest; of values the largest and the smallest, [2, kv_heads, dim]."""
+        self._first: dict[str, list[NDArray[Any]]] = {}
+        """Values of the first position of each text."""
 
     def take(self, cache: Mapping[str, NDArray[Any]]) -> None:
         """Take in what a block keeps of a text."""
         import numpy as np
 
         for layer in self._layers:
-            for part in KV_PARTS:
-                name = past(layer.layer, part)
-                if name not in cache:
-                    continue
-                sizes = np.abs(cache[name][0].astype(np.float32))  # (heads, tokens, dim)
-                if part == KV_PARTS[0]:
-                    sizes = self._turns[layer.layer].lengths(sizes)
-                self._found[name] = np.maximum(self._found.get(name, 0), sizes.max(axis=1))
+            key, value = (past(layer.layer, part) for part in KV_PARTS)
+            if key not in cache:
+                continue
+            keys, values = (cache[name][0].astype(np.float32) for name in (key, value))  # (heads, tokens, dim)
+            lengths = self._turns[layer.layer].lengths(np.abs(keys)).max(axis=1)
+            self._found[key] = np.maximum(self._found.get(key, lengths), lengths)
+            ends = np.stack([values.max(axis=1), values.min(axis=1)])
+            before = self._found.get(value, ends)
+            self._found[value] = np.stack([np.maximum(before[0], ends[0]), np.minimum(before[1], ends[1])])
+            self._first.setdefault(value, []).append(values[:, 0])
 
     def scales(self) -> tuple[LayerScales, ...]:
+        """What is told by all that was taken in."""
         import numpy as np
 
         made = []
         for layer in self._layers:
-            parts = []
-            for part, margin in zip(KV_PARTS, MARGINS, strict=True):
-                peaks = self._found[past(layer.layer, part)]
-                least = np.maximum(LEAST_SHARE * peaks.max(axis=-1, keepdims=True), np.finfo(np.float32).tiny * MOST)
-                steps = (margin * np.maximum(peaks, least) / MOST).astype(np.float32)
-                parts.append(tuple(map(float, steps.ravel())))
+            key, value = (past(layer.layer, part) for part in KV_PARTS)
+            usual = np.median(self._first[value], axis=0).astype(np.float32)
+            largest, smallest = self._found[value]
+            steps = [
+                _steps(MARGINS[0] * self._found[key]),
+                _steps(MARGINS[1] * np.maximum(largest - usual, usual - smallest)),
+            ]
+            parts = (tuple(map(float, part.ravel())) for part in (*steps, usual))
             made.append(LayerScales(layer.layer, layer.kv_heads, *parts))
         return tuple(made)
+
+
+def _steps(peaks: NDArray[Any]) -> NDArray[Any]:
+    """What a step is worth in channels [kv_heads, dim] that are to have room for these."""
+    import numpy as np
+
+    least = np.maximum(LEAST_SHARE * peaks.max(axis=-1, keepdims=True), np.finfo(np.float32).tiny * MOST)
+    steps: NDArray[Any] = (np.maximum(peaks, least) / MOST).astype(np.float32)
+    return steps
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,10 @@
 
 ONNX Runtime's attention rounds new rows as it writes them into the cache, and reads the rounded ones: a value is the
 number that is kept times the scale of its channel. Scales belong to the graph, so that all who have it agree.
+
+Most of what attention looks at is a text's first position, whose values are small and hardly depend on the text. A
+rounding made for the values of others would be coarse there. So values are kept less what the first ones usually are,
+which is added to what comes out: attention gives a mean of them, so that nothing else changes.
 """
 
 from __future__ import annotations
@@ -13,27 +17,33 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.model.attention import is_attention
 from orchestrator.model.graph import PAST_NAME
+from orchestrator.model.rewrite import replace_nodes
 from schemas.segment_tensors import KV_PARTS, past, present
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnx import ModelProto
+    from onnx import GraphProto, ModelProto, NodeProto
 
 MOST = 127
 """The largest number that is kept."""
-_FIRST_SCALES = 12
-"""The input of attention with the scales of keys; those of values follow."""
+_VALUES, _PAST_KEY, _FIRST_SCALES = 2, 3, 12
+"""The inputs of attention with new values, with keys as they are before, and with the scales of keys; those of values
+follow."""
 _DIGITS = 12
 
 
 @dataclass(frozen=True)
 class LayerScales:
-    """Of one block, [kv_heads x dim] each: what a step of the rounding is worth, by channel."""
+    """Of one block, [kv_heads x dim] each: what a step of the rounding is worth, by channel.
+
+    ``usual``: what values are kept less.
+    """
 
     layer: int
     heads: int
     key: tuple[float, ...]
     value: tuple[float, ...]
+    usual: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -47,34 +57,62 @@ class KvScales:
         """Stands for these scales: rows that were rounded by others mean something else."""
         return hashlib.sha256(repr(self.layers).encode()).hexdigest()[:_DIGITS]
 
-    def arrays(self, layer: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Those of keys and of values of one layer, [1, kv_heads, 1, dim] each."""
+    def of(self, layer: int) -> tuple[NDArray[Any], ...]:
+        """Those of one layer, of keys and of values, and what values are kept less, [1, kv_heads, 1, dim] each."""
         import numpy as np
 
         found = next(one for one in self.layers if one.layer == layer)
-        keys, values = (np.array(part, np.float32).reshape(1, found.heads, 1, -1) for part in (found.key, found.value))
-        return keys, values
+        parts = (found.key, found.value, found.usual)
+        return tuple(np.array(part, np.float32).reshape(1, found.heads, 1, -1) for part in parts)
 
 
 def round_caches(model: ModelProto, scales: KvScales) -> None:
     """Have the attention of a segment's graph keep keys and values in int8."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto
 
-    rounded = set()
+    infos = {info.name: info for info in (*model.graph.input, *model.graph.output)}
+    nodes: list[NodeProto] = []
     for node in model.graph.node:
-        if not is_attention(node):
+        found = PAST_NAME.match(node.input[_PAST_KEY]) if is_attention(node) else None
+        if not found:
+            nodes.append(node)
             continue
-        found = PAST_NAME.match(node.input[3])
-        assert found
         layer = int(found[1])
-        node.input.extend([""] * (_FIRST_SCALES - len(node.input)))
-        for part, values in zip(KV_PARTS, scales.arrays(layer), strict=True):
-            name = f"{past(layer, part)}/scales"
-            model.graph.initializer.append(numpy_helper.from_array(values, name))
-            node.input.append(name)
-            node.attribute.append(helper.make_attribute(f"{part[0]}_quant_type", "PER_CHANNEL"))
-            rounded |= {past(layer, part), present(layer, part)}
-        node.attribute.append(helper.make_attribute("kv_cache_bit_width", 8))
-    for info in (*model.graph.input, *model.graph.output):
-        if info.name in rounded:
+        caches = [infos[name(layer, part)] for name in (past, present) for part in KV_PARTS]
+        nodes += _rounding(model.graph, node, layer, scales, caches[0].type.tensor_type.elem_type)
+        for info in caches:
             info.type.tensor_type.elem_type = TensorProto.INT8
+    replace_nodes(model.graph, nodes)
+
+
+def _rounding(graph: GraphProto, node: NodeProto, layer: int, scales: KvScales, floats: int) -> list[NodeProto]:
+    """An attention that computes with ``floats`` and rounds; what is before and behind it."""
+    import numpy as np
+    from onnx import NodeProto, helper, numpy_helper
+
+    made = NodeProto()
+    made.CopyFrom(node)
+    made.input.extend([""] * (_FIRST_SCALES - len(made.input)))
+    keys, values, usual = scales.of(layer)
+    for part, steps in zip(KV_PARTS, (keys, values), strict=True):
+        name = f"{past(layer, part)}/scales"
+        graph.initializer.append(numpy_helper.from_array(steps, name))
+        made.input.append(name)
+        made.attribute.append(helper.make_attribute(f"{part[0]}_quant_type", "PER_CHANNEL"))
+    made.attribute.append(helper.make_attribute("kv_cache_bit_width", 8))
+
+    heads = {attribute.name: attribute.i for attribute in node.attribute}
+    per_head = usual[0, :, 0]
+    before, behind = per_head.ravel(), np.repeat(per_head, heads["num_heads"] // len(per_head), axis=0).ravel()
+    given = _VALUES
+    if not node.input[_VALUES]:  # queries, keys and values lie side by side in the first input
+        given = 0
+        before = np.concatenate([np.zeros(len(behind) + len(before), np.float32), before])
+    dtype = helper.tensor_dtype_to_np_dtype(floats)
+    told = [f"{past(layer, KV_PARTS[1])}/{name}" for name in ("usual", "usual_behind")]
+    for name, vector in zip(told, (before, behind), strict=True):
+        graph.initializer.append(numpy_helper.from_array(vector.astype(dtype), name))
+    less, result = f"{made.input[given]}/less_{layer}", made.output[0]
+    subtract = helper.make_node("Sub", [made.input[given], told[0]], [less])
+    made.input[given], made.output[0] = less, f"{result}/less"
+    return [subtract, made, helper.make_node("Add", [made.output[0], told[1]], [result])]
