@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 SETUP_INPUTS := pyproject.toml .ci/setup
-BENCHMARKS = $(shell grep -l __main__ benchmarks/*.py)
+BENCHMARKS = $(shell grep -l '^    main(' benchmarks/*.py)
 BROKER_TESTS = $(wildcard tests/integration/test_attacks*.py tests/integration/test_fleet_*.py) \
 	tests/integration/test_first_fleet.py tests/contract
 # What runs on a node: its own parts, and nodes beside a real broker. Nothing is converted or installed there.

@@ -35,10 +35,11 @@ def fetch_all() -> list[Path]:
     Raises:
         RuntimeError: a package can't be downloaded.
     """
-    return [_fetch(name, packages) for name, packages in PACKAGES.items()]
+    return [fetch(name, packages) for name, packages in PACKAGES.items()]
 
 
-def _fetch(name: str, packages: list[str]) -> Path:
+def fetch(name: str, packages: list[str]) -> Path:
+    """One of them; raises as ``fetch_all``."""
     path = default_cache() / "downloads" / name
     if path.exists():
         return path

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import statistics
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +21,7 @@ from resident import ANSWER_TOKENS as ANSWERED_TOKENS
 from resident import resident_of
 from rings import LocalChain
 from smollm2 import open_smollm2
+from truth import ANSWER_TOKENS, Truth, truth_of
 
 from orchestrator.commands.demo_model import demo_checkpoint
 from orchestrator.commands.settings import default_cache
@@ -32,7 +29,6 @@ from orchestrator.model.model import Model
 from orchestrator.model.parity_report import read_check
 from orchestrator.model.precision import AUTO
 
-ANSWER_TOKENS = 40
 NODES = 3
 TIMED_TOKENS, REPEATS = 128, 5
 ROUNDS, DECODES, LEAST_SPEED = 15, 15, 0.9
@@ -42,22 +38,6 @@ LEAST_SPLIT_AGREEMENT = 0.97
 MOST_DISK, MOST_RESIDENT, MOST_REFERENCE_DIFFERENCE = 1.25, 1.4, 1e-4
 DEFAULT = AUTO
 PRECISIONS = (DEFAULT, "int4", "int8", "fp16")
-
-
-@dataclass(frozen=True)
-class Text:
-    """A conversation's ids, and the answer of the model in float32."""
-
-    prompt_ids: list[int]
-    answer_ids: list[int]
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What float32 makes of the texts: logits (tokens of all answers, vocabulary)."""
-
-    texts: list[Text]
-    logits: np.ndarray
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -95,7 +75,7 @@ def _measure_file(
     file: Path, reference: Model, against: str, models: dict[str, Model], prompts: tuple[str, ...], tokens: int
 ) -> list[Result]:
     results: list[Result] = []
-    with _truth(reference, prompts, tokens) as truth:
+    with truth_of(reference, prompts, tokens) as truth:
         for precision, model in models.items():
             prefix, is_default = f"{file.stem} {precision}", precision == DEFAULT
             least = LEAST_AGREEMENT.get(file.stem, LEAST_AGREEMENT_OF_OTHERS)
@@ -103,37 +83,6 @@ def _measure_file(
             results += _sizes(prefix, model, file.stat().st_size, has_targets=is_default)
             results += _speed(prefix, model, REPEATS if tokens == ANSWER_TOKENS else 1)
     return results
-
-
-@contextmanager
-def _truth(reference: Model, prompts: tuple[str, ...], tokens: int) -> Iterator[Truth]:
-    """Logits in a file of their own: there may be a gigabyte of them."""
-    chain = LocalChain(reference)
-    texts = _texts(reference, chain, prompts, tokens)
-    shape = (len(texts) * tokens, reference.manifest.vocab_size)
-    with tempfile.TemporaryDirectory(dir=reference.blobs_folder.parent) as folder:
-        logits = np.memmap(Path(folder) / "logits", np.float32, "w+", shape=shape)
-        for index, text in enumerate(texts):
-            logits[index * tokens : (index + 1) * tokens] = chain.forced(text.prompt_ids, text.answer_ids)
-        del chain
-        yield Truth(texts, logits)
-
-
-def _texts(reference: Model, chain: LocalChain, prompts: tuple[str, ...], tokens: int) -> list[Text]:
-    """Each prompt with the answer that float32 gives, kept beside the model: the longest part of all."""
-    kept = reference.folder / f"answers-{len(prompts)}-{tokens}.json"
-    is_worth_keeping = tokens == ANSWER_TOKENS
-    if is_worth_keeping and kept.is_file():
-        return [Text(*pair) for pair in json.loads(kept.read_text("utf-8"))]
-    note(f"{reference.manifest.name} answers {len(prompts)} prompts")
-    tokenizer = reference.tokenizer()
-    texts = []
-    for prompt in prompts:
-        ids = list(tokenizer.encode_chat([{"role": "user", "content": prompt}]))
-        texts.append(Text(ids, chain.greedy(ids, tokens)[0]))
-    if is_worth_keeping:
-        kept.write_text(json.dumps([(text.prompt_ids, text.answer_ids) for text in texts]), "utf-8")
-    return texts
 
 
 def _agreement(prefix: str, truth: Truth, against: str, model: Model, least: float | None) -> list[Result]:

@@ -11,7 +11,10 @@ import pytest
 from tests.support.repository import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
-HELPERS = {"gguf_models", "harness", "measured", "prompts", "resident", "rings", "services", "side_by_side", "smollm2"}
+HELPERS = {
+    "gguf_models", "harness", "llama_build", "llama_ring", "llama_worker", "measured", "prompts", "resident", "rings",
+    "services", "side_by_side", "smollm2", "truth",
+}  # fmt: skip
 LONG = {
     "brokers", "convert_memory", "crowd", "dashboard", "data_plane", "families", "features", "gateway", "identity",
     "idle", "kv_handover", "long_prompts", "memory", "newcomer", "planned_vs_even", "quality", "rebalance", "recovery",
