@@ -1,11 +1,12 @@
-"""Keys and values in int8 against the model as it was converted: memory, bytes of a live move, text, speed.
+"""Keys and values in fp16 and int8 against the model as it was converted: memory, bytes of a live move, text, speed.
 
-Both kinds run in turn in this process, one thread, in one piece; of moves two node processes each. The text is the
+All kinds run in turn in this process, one thread, in one piece; of moves two node processes each. The text is the
 licence's, which no scale was found with.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import statistics
@@ -20,7 +21,8 @@ from harness import Result, alternate, main, median_result, note
 from rings import CHUNK_TOKENS, LocalChain, ring_of_nodes
 from smollm2 import open_smollm2
 
-from orchestrator.model.kv_calibration import measure_kv, read_kv, with_rounded_kv
+from orchestrator.model.kv_calibration import measure_kv, read_kv
+from orchestrator.model.kv_rounding import Halves
 from orchestrator.model.model import Model
 from schemas.limits import MB
 from tests.support.live_move import move
@@ -32,10 +34,12 @@ BEHIND_TOKENS = (128, 1024)
 ROUNDS, DECODES = 9, 9
 NAMES = ("alfa", "bravo")
 MOVED_TOKENS = 300
-FLOAT_BYTES, INT8_BYTES = 4, 1
-SHARE = INT8_BYTES / FLOAT_BYTES
+SHARES = {"fp16": 1 / 2, "int8": 1 / 4}
+"""Of the bytes in float32."""
 WITHIN = 1.1
 MOST_PERPLEXITY_PERCENT = 0.5
+Kinds = dict[str, Model]
+"""By type of keys and values, float32 first."""
 
 
 @dataclass(frozen=True)
@@ -50,36 +54,40 @@ class Judged:
         return math.exp(statistics.fmean(self.losses))
 
 
-def rounded(model: Model) -> Model:
-    """The same model with keys and values in int8."""
-    return with_rounded_kv(model, read_kv(model.folder) or measure_kv(model))
+def kinds_of(profile: str) -> Kinds:
+    """SmolLM2 with each type of keys and values."""
+    model = open_smollm2(profile)
+    report = read_kv(model.folder) or measure_kv(model)
+    return {"fp32": model, "fp16": model.with_rounding(Halves()), "int8": model.with_rounding(report.scales)}
 
 
 def measure(quick: bool) -> list[Result]:
-    """Memory, bytes of a move, perplexity, agreement and speed with keys and values in int8, over those without."""
+    """Memory, bytes of a move, perplexity, agreement and speed with rounded keys and values, over those without."""
     results = []
     for profile in ("fast",) if quick else ("exact", "fast"):
-        kinds = [model := open_smollm2(profile), rounded(model)]
-        results += _text(profile, kinds, QUICK_TOKENS if quick else TEXT_TOKENS)
-    fast = [model := open_smollm2("fast"), rounded(model)]
+        results += _text(profile, kinds_of(profile), QUICK_TOKENS if quick else TEXT_TOKENS)
+    fast = kinds_of("fast")
     results += _memory(fast, QUICK_FILLED_TOKENS if quick else FILLED_TOKENS)
     results += _moves(fast, QUICK_TOKENS if quick else MOVED_TOKENS)
     return results + _speed(fast, 1 if quick else ROUNDS, BEHIND_TOKENS[:1] if quick else BEHIND_TOKENS)
 
 
-def _text(profile: str, kinds: Sequence[Model], tokens: int) -> list[Result]:
+def _text(profile: str, kinds: Kinds, tokens: int) -> list[Result]:
     text = (harness.ROOT / "LICENSE").read_text(encoding="utf-8")
-    ids = list(kinds[0].tokenizer().encode(text))[:tokens]
-    plain, other = (_judge(model, ids) for model in kinds)
-    change = 100 * (other.perplexity / plain.perplexity - 1)
-    same = statistics.fmean(map(float, np.equal(plain.best, other.best)))
-    note(f"{profile}: perplexity {change:+.3f} %, agreement {same:.4f}")
-    target = {"at_most": MOST_PERPLEXITY_PERCENT} if profile == "exact" else {}
-    return [
-        Result(f"{profile}: perplexity of {len(ids)} tokens, floats", plain.perplexity, "perplexity"),
-        Result(f"{profile}: perplexity, int8 against floats", change, "%", **target),
-        Result(f"{profile}: the same most likely token", same, "of 1"),
-    ]
+    ids = list(kinds["fp32"].tokenizer().encode(text))[:tokens]
+    plain = _judge(kinds["fp32"], ids)
+    results = [Result(f"{profile} fp32: perplexity of {len(ids)} tokens", plain.perplexity, "perplexity")]
+    for kind in SHARES:
+        other = _judge(kinds[kind], ids)
+        change = 100 * (other.perplexity / plain.perplexity - 1)
+        same = statistics.fmean(map(float, np.equal(plain.best, other.best)))
+        note(f"{profile} {kind}: perplexity {change:+.3f} %, agreement {same:.4f}")
+        target = {"at_most": MOST_PERPLEXITY_PERCENT} if profile == "exact" else {}
+        results += [
+            Result(f"{profile} {kind}: perplexity against fp32", change, "%", **target),
+            Result(f"{profile} {kind}: the same most likely token", same, "of 1"),
+        ]
+    return results
 
 
 def _judge(model: Model, ids: Sequence[int]) -> Judged:
@@ -97,22 +105,28 @@ def _judge(model: Model, ids: Sequence[int]) -> Judged:
     return judged
 
 
-def _memory(kinds: Sequence[Model], tokens: int) -> list[Result]:
-    """What becomes resident while a text grows, from its first chunk on."""
-    grown = []
-    for model in kinds:
+def _memory(kinds: Kinds, tokens: int) -> list[Result]:
+    """What becomes resident while a text grows, once the longest run has taken what it needs."""
+    grown = {}
+    for kind, model in kinds.items():
         chain = LocalChain(model, context_tokens=tokens)
         ids = [(7 + 37 * index) % model.manifest.vocab_size for index in range(CHUNK_TOKENS)]
-        chain.last_logits(ids, tokens - CHUNK_TOKENS)  # takes what the longest run needs, and the last rows
+        chain.last_logits(ids, tokens - CHUNK_TOKENS)
         before = _resident_bytes()
         for position in range(0, tokens - CHUNK_TOKENS, CHUNK_TOKENS):
             chain.last_logits(ids, position)
-        grown.append(_resident_bytes() - before)
+        grown[kind] = _resident_bytes() - before
         del chain
-    plain, other = grown
     return [
-        Result(f"resident memory of {tokens} positions, floats", plain / MB, "MB"),
-        Result("resident memory, int8 over floats", other / plain, "times", at_most=SHARE * WITHIN),
+        Result(f"fp32: resident memory of {tokens} positions", grown["fp32"] / MB, "MB"),
+        *_shares("resident memory", grown),
+    ]
+
+
+def _shares(what: str, found: dict[str, float]) -> list[Result]:
+    return [
+        Result(f"{kind}: {what} over fp32", found[kind] / found["fp32"], "times", at_most=share * WITHIN)
+        for kind, share in SHARES.items()
     ]
 
 
@@ -121,10 +135,10 @@ def _resident_bytes() -> int:
     return pages * 4096
 
 
-def _moves(kinds: Sequence[Model], tokens: int) -> list[Result]:
+def _moves(kinds: Kinds, tokens: int) -> list[Result]:
     """KV rows that a node sends when half of its layers go to another in mid-answer, by position."""
-    sent = []
-    for model in kinds:
+    sent = {}
+    for kind, model in kinds.items():
         units = model.manifest.num_units
         plan = {"context_tokens": 512, "slots": 1, "chunk_tokens": CHUNK_TOKENS}
         with ring_of_nodes(model, NAMES) as (ring, homes):
@@ -134,29 +148,25 @@ def _moves(kinds: Sequence[Model], tokens: int) -> list[Result]:
             move(ring, homes, NAMES, (0, units // 2, units), **plan)
             positions = ring.held[0].requests[0].valid_tokens
             ring.finish(answer)
-            sent.append(sum(copied.sent_bytes for copied in ring.copied if copied.final) / positions)
-    plain, other = sent
-    return [
-        Result("bytes of a live move per position, floats", plain, "bytes"),
-        Result("bytes of a live move, int8 over floats", other / plain, "times", at_most=SHARE * WITHIN),
-    ]
+            sent[kind] = sum(copied.sent_bytes for copied in ring.copied if copied.final) / positions
+    return [Result("fp32: bytes of a live move per position", sent["fp32"], "bytes"), *_shares("bytes of a move", sent)]
 
 
-def _speed(kinds: Sequence[Model], rounds: int, behind: Sequence[int]) -> list[Result]:
-    chains = [LocalChain(model, context_tokens=max(behind) + CHUNK_TOKENS) for model in kinds]
-    ids = [(7 + 37 * index) % kinds[0].manifest.vocab_size for index in range(max(behind))]
+def _speed(kinds: Kinds, rounds: int, behind: Sequence[int]) -> list[Result]:
+    chains = {kind: LocalChain(model, context_tokens=max(behind) + CHUNK_TOKENS) for kind, model in kinds.items()}
+    ids = [(7 + 37 * index) % kinds["fp32"].manifest.vocab_size for index in range(max(behind))]
     results = []
-    for chain, position in itertools.product(chains, range(0, max(behind), CHUNK_TOKENS)):
+    for chain, position in itertools.product(chains.values(), range(0, max(behind), CHUNK_TOKENS)):
         chain.last_logits(ids[position : position + CHUNK_TOKENS], position)
-    for tokens in behind:
+    for kind, tokens in itertools.product(SHARES, behind):
         for name, given in (("a token", ids[:1]), (f"{CHUNK_TOKENS} tokens of a prompt", ids[:CHUNK_TOKENS])):
             times = alternate(
-                lambda: _seconds(chains[0], given, tokens),  # noqa: B023
-                lambda: _seconds(chains[1], given, tokens),  # noqa: B023
+                functools.partial(_seconds, chains["fp32"], given, tokens),
+                functools.partial(_seconds, chains[kind], given, tokens),
                 rounds,
             )
             ratios = [plain / other for plain, other in times]
-            results.append(median_result(f"speed of {name} behind {tokens}, int8 over floats", ratios, "times"))
+            results.append(median_result(f"{kind}: speed of {name} behind {tokens} over fp32", ratios, "times"))
     return results
 
 

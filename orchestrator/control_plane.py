@@ -64,7 +64,7 @@ class ControlPlane:
             wanted=pipelines,
         )
         self.name = settings.pipeline
-        self._rounds_kv = settings.rounds_kv
+        self._kv_dtype = settings.kv_dtype
         self.pipelines = PipelinePool(self.fleet, settings, timing, options)
         self.fleet.arrivals.in_use = self.pipelines.nodes_in_use
         self.readers = Readers(self.pipelines, timing)
@@ -158,7 +158,7 @@ class ControlPlane:
     def open_model(self, name: str) -> list[Effect]:
         """Open a model to serve it as soon as its plan is rolled out."""
         self.opening = name
-        return [OpenModel(name, self._rounds_kv)]
+        return [OpenModel(name, self._kv_dtype)]
 
     def models_in_use(self) -> frozenset[str]:
         """Names of the models whose files plans, or the next plans, need."""

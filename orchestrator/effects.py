@@ -7,7 +7,17 @@ from typing import Any
 
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.profile import Profile
-from schemas.messages import Epoch, Grammar, PlanConstraints, PlanView, ResponseTo, StageRef, SubmitRequest, WireDtype
+from schemas.messages import (
+    Epoch,
+    Grammar,
+    PlanConstraints,
+    PlanView,
+    ResponseTo,
+    RoundedKv,
+    StageRef,
+    SubmitRequest,
+    WireDtype,
+)
 from schemas.topics import NODE_COMMAND
 
 
@@ -48,8 +58,8 @@ class OpenModel:
     """Load a model's manifest and tokenizer."""
 
     name: str
-    rounds_kv: bool = False
-    """Are its keys and values to be kept in int8?"""
+    kv_dtype: RoundedKv | None = None
+    """What its keys and values are to be rounded to; None: they are not."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ from schemas.errors import (
     FrameVersionMismatch,
 )
 from schemas.limits import MAX_ALTERNATIVES, MAX_CONTEXT_TOKENS, MAX_PAYLOAD_BYTES
-from schemas.messages import Epoch, WireDtype
+from schemas.messages import Epoch, KvLayer, WireDtype
 
 MAGIC: Final = b"LB"
 FRAME_VERSION: Final = 1
@@ -361,6 +361,17 @@ def unpack_kv_header(frame: Frame) -> KvRowsHeader:
     if heads * head_dim != frame.width or part > 1:
         raise FrameShapeMismatch(f"{heads} heads of {head_dim} values, part {part}, for a width of {frame.width}")
     return KvRowsHeader(layer=layer, part=part, heads=heads, head_dim=head_dim)
+
+
+HALVES: Final = "fp16"
+"""`KvLayer.rounding` of keys and values in fp16."""
+
+
+def kept_dtype(layer: KvLayer) -> Dtype | None:
+    """Type of a layer's keys and values where they are rounded; None: as its graph has them."""
+    if layer.rounding is None:
+        return None
+    return Dtype.FP16 if layer.rounding == HALVES else Dtype.INT8
 
 
 WIRE_DTYPES: Final[dict[WireDtype, Dtype]] = {"fp32": Dtype.FP32, "fp16": Dtype.FP16, "int8": Dtype.INT8}

@@ -128,6 +128,7 @@ class Plan:
         "Batches that go round at once, for 1, 2, ... open requests.", default=()
     )
     max_message_bytes: Bytes = about("Longest payload that the ring was made for.", default=MAX_PAYLOAD_BYTES)
-    kv_scales: Label | None = about(
-        "Stands for the scales by which keys and values are rounded; left out: they are not.", default=None
+    kv_rounding: Label | None = about(
+        "How keys and values are rounded: fp16, or what stands for the scales of int8; left out: they are not.",
+        default=None,
     )

@@ -47,6 +47,7 @@ EpochText = Annotated[str, Text(pattern="^[0-9]{1,10}-[0-9]{1,10}$", min_length=
 """An epoch for people: its generation and its counter."""
 WireDtype = Literal["fp32", "fp16", "int8"]
 KvDtype = Literal["fp32", "fp16", "int8"]
+RoundedKv = Literal["fp16", "int8"]
 UnitKind = Literal["embed", "block", "head"]
 
 PROBE_BATCH = 4
@@ -154,8 +155,8 @@ class KvLayer:
     key_dim: Index = about("Values of a key per head.")
     value_dim: Index = about("Values of a value per head.")
     conv_dim: Index = about("Values of a convolution's input; not 0 where there are no keys and values.", default=0)
-    scales: Label | None = about(
-        "Stands for the scales by which keys and values are rounded to int8; left out: they are not rounded.",
+    rounding: Label | None = about(
+        "How keys and values are rounded: fp16, or what stands for the scales of int8; left out: they are not.",
         default=None,
     )
     states: Annotated[tuple[FoldedState, ...], Items(4)] = about(

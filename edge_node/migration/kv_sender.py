@@ -17,7 +17,7 @@ from edge_node.effects import Effect, KvBlock, Reply, SendKvRows
 from edge_node.requests.request import StageRequest
 from edge_node.stage_spec import StageSpec
 from edge_node.wire.topics import StageTopics
-from schemas.codec import HEADER_BYTES, KV_HEADER_BYTES, request_number
+from schemas.codec import HEADER_BYTES, KV_HEADER_BYTES, VALUE_BYTES, kept_dtype, request_number
 from schemas.messages import CopyKv, Epoch, FinishKv, KvCopied, KvLayer, KvTarget
 from schemas.segment_tensors import STATE_PIECE_VALUES, cache_parts, state_pieces
 from schemas.units import has_layer
@@ -304,8 +304,9 @@ def _folded(target: KvTarget, spec: StageSpec) -> list[KvLayer]:
 def _parts(target: KvTarget, spec: StageSpec, value_bytes: int) -> tuple[_Part, ...]:
     """What the target's layers keep, as far as this stage has them; ``value_bytes``: of a value that is not rounded."""
     return tuple(
-        _Part(layer.layer, number, part.heads * part.dim * (value_bytes if layer.scales is None else 1))
+        _Part(layer.layer, number, part.heads * part.dim * (VALUE_BYTES[rounded] if rounded else value_bytes))
         for layer in spec.segment.kv_layers
         if has_layer(target, layer.layer)
+        for rounded in (kept_dtype(layer),)
         for number, part in enumerate(cache_parts(layer))
     )

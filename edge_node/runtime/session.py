@@ -8,6 +8,7 @@ import onnxruntime as ort
 
 from edge_node.errors import SegmentUnusable, runtime_reason
 from edge_node.stage_spec import SegmentSpec
+from schemas.codec import Dtype, kept_dtype
 
 CPU = "CPUExecutionProvider"
 ROUNDS_KV_SINCE = (1, 29)
@@ -32,7 +33,7 @@ def check_runtime(spec: SegmentSpec) -> None:
     Raises:
         SegmentUnusable: it is too old.
     """
-    rounds = any(layer.scales is not None for layer in spec.kv_layers)
+    rounds = any(kept_dtype(layer) is Dtype.INT8 for layer in spec.kv_layers)
     version = tuple(int(number) for number in ort.__version__.split(".")[:2])
     if rounds and version < ROUNDS_KV_SINCE:
         since = ".".join(map(str, ROUNDS_KV_SINCE))

@@ -20,7 +20,7 @@ from orchestrator.fleet.health import HealthLimits
 from orchestrator.text.advice import ADD_A_MODEL
 from orchestrator.timing import DEFAULT_CONTEXT_TOKENS, DEFAULT_DRAFT_TOKENS, DEFAULT_SLOTS, MOST_PIPELINES
 from schemas import limits
-from schemas.messages import WireDtype
+from schemas.messages import RoundedKv, WireDtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,8 +45,8 @@ def _number_or_auto(_context: click.Context, parameter: click.Parameter, value: 
     return int(value)
 
 
-def _wire_or_auto(_context: click.Context, _parameter: click.Parameter, value: str) -> str | None:
-    return None if value == AUTO_WIRE else value
+def _type_or_auto(_context: click.Context, _parameter: click.Parameter, value: str) -> str | None:
+    return None if value in (AUTO_WIRE, AUTO_KV) else value
 
 
 def _prefix(_context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -91,17 +91,19 @@ def _prefix(_context: click.Context, parameter: click.Parameter, value: str) -> 
     type=click.Choice((AUTO_WIRE, *get_args(WireDtype))),
     default=AUTO_WIRE,
     show_default=True,
-    callback=_wire_or_auto,
+    callback=_type_or_auto,
     help="Type of what nodes send each other. auto: fp16 where the model's figures say that it changes little, else"
     " fp32; 'linguabus model show' has them.",
 )
 @click.option(
     "--kv",
-    type=click.Choice((AUTO_KV, "int8")),
+    type=click.Choice((AUTO_KV, *get_args(RoundedKv))),
     default=AUTO_KV,
     show_default=True,
-    help="Type of keys and values in the nodes' memory. auto: as the model was converted, mostly fp32. int8: a quarter"
-    " of that, for longer contexts, more requests and quicker moves; 'linguabus model show' has what it costs.",
+    callback=_type_or_auto,
+    help="Type of keys and values in the nodes' memory. auto: as the model was converted, mostly fp32. fp16 and int8: a"
+    " half and a quarter of that, for longer contexts, more requests and quicker moves; 'linguabus model show' has what"
+    " int8 costs.",
 )
 @click.option(
     "--guess",
@@ -196,7 +198,7 @@ def command(
     context: int | None,
     slots: int | None,
     wire: WireDtype | None,
-    kv: str,
+    kv: RoundedKv | None,
     guess: int,
     blob_host: str | None,
     blob_port: int | None,
@@ -274,7 +276,7 @@ def command(
             context_tokens=context,
             slots=slots,
             wire_dtype=wire,
-            rounds_kv=kv != AUTO_KV,
+            kv_dtype=kv,
             draft_tokens=guess,
             blob_host=blob_host or "127.0.0.1",
             blob_port=blob_port or 0,

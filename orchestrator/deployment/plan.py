@@ -12,7 +12,7 @@ from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Solution
 from orchestrator.timing import DEFAULT_DRAFT_TOKENS
 from schemas.limits import MAX_PAYLOAD_BYTES
-from schemas.messages import Epoch, NodeBirth, Plan, SegmentReady, StageRef, WireDtype
+from schemas.messages import Epoch, NodeBirth, Plan, RoundedKv, SegmentReady, StageRef, WireDtype
 from schemas.units import blocks_of
 
 LONGER = "serve with a larger --context (or 'serve: {context: N}' in the configuration file)"
@@ -38,7 +38,7 @@ class ServingSettings:
 
     ``context_tokens`` and ``slots`` None: as many as fit, up to `problem_builder.context_of` and DEFAULT_SLOTS.
     ``wire_dtype`` None: what each model's figures speak for. ``memory_margin``: share of what each node may use that
-    plans leave free. ``rounds_kv``: keys and values are kept in int8.
+    plans leave free. ``kv_dtype``: of keys and values; None: as each model was converted.
     """
 
     pipeline: str
@@ -48,7 +48,7 @@ class ServingSettings:
     chunk_tokens: int
     draft_tokens: int = DEFAULT_DRAFT_TOKENS
     memory_margin: float = 0.0
-    rounds_kv: bool = False
+    kv_dtype: RoundedKv | None = None
 
     def wire_of(self, model: ServedModel) -> WireDtype:
         """The type of hidden states on the wire of a model."""
@@ -145,7 +145,7 @@ class DeployedPlan:
             chunk_tokens=self.chunk_tokens,
             batches=self.batches,
             max_message_bytes=self.max_message_bytes,
-            kv_scales=self.model.manifest.kv_scales,
+            kv_rounding=self.model.manifest.kv_rounding,
         )
 
 

@@ -32,7 +32,7 @@ SAVED_DRIFT = 0.1
 
 def fingerprint_of(manifest: Manifest) -> str:
     """A text that is equal for models whose units cost the same."""
-    kv = "-kv-int8" if manifest.kv_scales else ""
+    kv = f"-kv-{manifest.kv_dtype}" if manifest.kv_rounding else ""
     return f"{manifest.fingerprint[:100]}-{manifest.precision}-{manifest.profile}{kv}"
 
 

@@ -46,7 +46,7 @@ from orchestrator.model.cone import cheap_cone, outside_inputs
 from orchestrator.model.errors import UnsplittableGraph, UnsupportedModel
 from orchestrator.model.graph import PAST_NAME, SEQUENCE_INPUTS, Step
 from orchestrator.model.kernels import tell_kernels
-from orchestrator.model.kv_rounding import KvScales, round_caches
+from orchestrator.model.kv_rounding import KvRounding, round_caches
 from orchestrator.model.rotary import limit_tables
 from orchestrator.model.shapes import FLOAT, FLOAT16
 from orchestrator.model.split import Boundary, SplitPlan
@@ -83,7 +83,7 @@ def assemble(
     halves: bool = False,
     dummies: bool = False,
     positions: int | None = None,
-    scales: KvScales | None = None,
+    rounding: KvRounding | None = None,
 ) -> bytes:
     """The segment's graph as bytes, the same for the same arguments; weights stay references.
 
@@ -92,7 +92,7 @@ def assemble(
         halves: hidden states in float32 come in and go out as halves.
         dummies: in attention there may be dummies behind the new positions.
         positions: that computed tables have rows for; None: all that the model knows.
-        scales: of keys and values that are kept in int8; None: they are kept as they are.
+        rounding: of keys and values; None: they are kept as they are.
 
     Raises:
         ValueError: [start, stop) is empty or outside the model.
@@ -106,8 +106,8 @@ def assemble(
     made = _Assembly(plan, start, stop, halves, dummies).build(accuracy_level)
     if positions is not None:
         limit_tables(made.graph.initializer, positions)
-    if scales is not None:
-        round_caches(made, scales)
+    if rounding is not None:
+        round_caches(made, rounding)
     tell_kernels(made)
     graph: bytes = made.SerializeToString(deterministic=True)
     return graph

@@ -109,7 +109,7 @@ class KnownAnswers:
         tolerance = EXACT_TOLERANCE
         if PROFILES[profile].rounds_activations and self._model.manifest.precision != "fp32":
             tolerance = max(FAST_TOLERANCE * math.sqrt(units), LEAST_FAST_TOLERANCE)
-        if self._model.scales is not None:
+        if self._model.rounding is not None:
             tolerance = max(tolerance, ROUNDED_KV_TOLERANCE)
         return max(tolerance, HALF_TOLERANCE) if self._model.manifest.hidden_dtype == "float16" else tolerance
 

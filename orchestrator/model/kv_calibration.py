@@ -107,7 +107,7 @@ def measure_kv(model: Model, progress: Progress = silent) -> KvReport:
     peaks = _Peaks(subject)
     plain = _first(predict(subject, manifest.profile, texts, progress=progress, kept=peaks.take)[UNROUNDED], rows)
     scales = KvScales(peaks.scales())
-    layers = manifest.with_rounded_kv(scales.fingerprint).layers
+    layers = manifest.with_rounded_kv(scales.name, scales.dtype).layers
     rounded = Subject(model.plan, model.blobs_folder, layers, scales)
     made = predict(rounded, manifest.profile, judged, progress=progress)[UNROUNDED]
     report = KvReport(
@@ -123,11 +123,6 @@ def measure_kv(model: Model, progress: Progress = silent) -> KvReport:
     path.parent.mkdir(exist_ok=True)
     write_file(path, to_json(report).encode())
     return report
-
-
-def with_rounded_kv(model: Model, report: KvReport) -> Model:
-    """The same model, whose segments keep keys and values in int8."""
-    return Model(model.folder, model.blobs_folder, report.scales)
 
 
 def _others(model: Model, passage: Sequence[int]) -> Iterator[tuple[int, ...]]:

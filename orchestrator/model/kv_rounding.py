@@ -1,7 +1,7 @@
-"""Keys and values in int8: the scales they are rounded by, and a segment's graph that keeps them so.
+"""Rounded keys and values: in float16, or in int8 with scales, and a segment's graph that keeps them so.
 
-ONNX Runtime's attention rounds new rows as it writes them into the cache, and reads the rounded ones: a value is the
-number that is kept times the scale of its channel. Scales belong to the graph, so that all who have it agree.
+ONNX Runtime's attention for int8 rounds new rows as it writes them into the cache, and reads the rounded ones: a value
+is the number that is kept times the scale of its channel. Scales belong to the graph, so that all who have it agree.
 
 Most of what attention looks at is a text's first position, whose values are small and hardly depend on the text. A
 rounding made for the values of others would be coarse there. So values are kept less what the first ones usually are,
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.model.attention import is_attention
 from orchestrator.model.graph import PAST_NAME
 from orchestrator.model.rewrite import replace_nodes
+from schemas.codec import HALVES
 from schemas.segment_tensors import KV_PARTS, past, present
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 MOST = 127
 """The largest number that is kept."""
+_FLOATS = (0, 1, 2, 7, 8, 10, 11)
+"""The inputs of attention that have the type it computes in: queries, keys, values, tables of positions, biases."""
 _VALUES, _PAST_KEY, _FIRST_SCALES = 2, 3, 12
 """The inputs of attention with new values, with keys as they are before, and with the scales of keys; those of values
 follow."""
@@ -52,8 +55,13 @@ class KvScales:
 
     layers: tuple[LayerScales, ...]
 
+    @property
+    def dtype(self) -> str:
+        """What keys and values are kept as, in the manifest's words."""
+        return "int8"
+
     @functools.cached_property
-    def fingerprint(self) -> str:
+    def name(self) -> str:
         """Stands for these scales: rows that were rounded by others mean something else."""
         return hashlib.sha256(repr(self.layers).encode()).hexdigest()[:_DIGITS]
 
@@ -66,10 +74,22 @@ class KvScales:
         return tuple(np.array(part, np.float32).reshape(1, found.heads, 1, -1) for part in parts)
 
 
-def round_caches(model: ModelProto, scales: KvScales) -> None:
-    """Have the attention of a segment's graph keep keys and values in int8."""
+@dataclass(frozen=True)
+class Halves:
+    """Keys and values in float16."""
+
+    name: str = HALVES
+    dtype: str = "float16"
+
+
+KvRounding = Halves | KvScales
+
+
+def round_caches(model: ModelProto, rounding: KvRounding) -> None:
+    """Have the attention of a segment's graph keep keys and values rounded."""
     from onnx import TensorProto
 
+    kept = TensorProto.INT8 if isinstance(rounding, KvScales) else TensorProto.FLOAT16
     infos = {info.name: info for info in (*model.graph.input, *model.graph.output)}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
@@ -79,13 +99,35 @@ def round_caches(model: ModelProto, scales: KvScales) -> None:
             continue
         layer = int(found[1])
         caches = [infos[name(layer, part)] for name in (past, present) for part in KV_PARTS]
-        nodes += _rounding(model.graph, node, layer, scales, caches[0].type.tensor_type.elem_type)
+        floats = caches[0].type.tensor_type.elem_type
+        if isinstance(rounding, KvScales):
+            nodes += _by_scales(model.graph, node, layer, rounding, floats)
+        else:
+            nodes += _in_halves(node, floats)
         for info in caches:
-            info.type.tensor_type.elem_type = TensorProto.INT8
+            info.type.tensor_type.elem_type = kept
     replace_nodes(model.graph, nodes)
 
 
-def _rounding(graph: GraphProto, node: NodeProto, layer: int, scales: KvScales, floats: int) -> list[NodeProto]:
+def _in_halves(node: NodeProto, floats: int) -> list[NodeProto]:
+    """An attention that computes in float16 whatever comes as ``floats``, and gives these."""
+    from onnx import NodeProto, TensorProto, helper
+
+    if floats == TensorProto.FLOAT16:
+        return [node]
+    made = NodeProto()
+    made.CopyFrom(node)
+    casts = []
+    for index in _FLOATS:
+        name = made.input[index] if index < len(made.input) else ""
+        if name:
+            made.input[index] = f"{node.output[0]}/halves/{index}"
+            casts.append(helper.make_node("Cast", [name], [made.input[index]], to=TensorProto.FLOAT16))
+    made.output[0] = f"{node.output[0]}/halves"
+    return [*casts, made, helper.make_node("Cast", [made.output[0]], [node.output[0]], to=floats)]
+
+
+def _by_scales(graph: GraphProto, node: NodeProto, layer: int, scales: KvScales, floats: int) -> list[NodeProto]:
     """An attention that computes with ``floats`` and rounds; what is before and behind it."""
     import numpy as np
     from onnx import NodeProto, helper, numpy_helper

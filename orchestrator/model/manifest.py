@@ -74,12 +74,12 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class RoundedCache(LayerCache):
-    """The same of a block that rounds keys and values to int8; ``scales`` stands for those it rounds by."""
+    """The same of a block that rounds keys and values; ``rounding`` says how, as in `schemas.messages.KvLayer`."""
 
-    scales: str = ""
+    rounding: str = ""
 
     def as_told(self) -> KvLayer:
-        return dataclasses.replace(LayerCache.as_told(self), scales=self.scales)
+        return dataclasses.replace(LayerCache.as_told(self), rounding=self.rounding)
 
 
 @dataclass(frozen=True)
@@ -213,19 +213,19 @@ class Manifest:
         return sum(layer.bytes_per_token for layer in self.layers)
 
     @property
-    def kv_scales(self) -> str | None:
-        """Stands for the scales by which keys and values are rounded; None where they are not."""
-        return next((layer.scales for layer in self.layers if isinstance(layer, RoundedCache)), None)
+    def kv_rounding(self) -> str | None:
+        """How keys and values are rounded; None where they are not."""
+        return next((layer.rounding for layer in self.layers if isinstance(layer, RoundedCache)), None)
 
-    def with_rounded_kv(self, scales: str) -> Manifest:
-        """The same model with keys and values in int8; a short convolution's inputs and states stay as they are."""
-        layers = tuple(_rounded(layer, scales) for layer in self.layers)
+    def with_rounded_kv(self, rounding: str, dtype: str) -> Manifest:
+        """The same model with rounded keys and values; a short convolution's inputs and states stay as they are."""
+        layers = tuple(_rounded(layer, rounding, dtype) for layer in self.layers)
         kept = {layer.layer: layer.bytes_per_token for layer in layers}
         units = tuple(
             unit if unit.layer is None else dataclasses.replace(unit, kv_bytes_per_token=kept[unit.layer])
             for unit in self.units
         )
-        return dataclasses.replace(self, layers=layers, units=units, kv_dtype="int8")
+        return dataclasses.replace(self, layers=layers, units=units, kv_dtype=dtype)
 
     @property
     def state_bytes(self) -> int:
@@ -253,11 +253,11 @@ class Manifest:
         return manifest
 
 
-def _rounded(layer: LayerCache, scales: str) -> LayerCache:
+def _rounded(layer: LayerCache, rounding: str, dtype: str) -> LayerCache:
     if not layer.kv_heads:
         return layer
     shape = {field.name: getattr(layer, field.name) for field in dataclasses.fields(LayerCache)}
-    return RoundedCache(**{**shape, "dtype": "int8"}, scales=scales)
+    return RoundedCache(**{**shape, "dtype": dtype}, rounding=rounding)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from orchestrator.model.assemble import ASSEMBLY, assemble
 from orchestrator.model.errors import ManifestError, ModelFilesLost
 from orchestrator.model.graph import read_model, resolve
-from orchestrator.model.kv_rounding import KvScales
+from orchestrator.model.kv_rounding import KvRounding
 from orchestrator.model.manifest import Manifest, parse_json, read_manifest
 from orchestrator.model.precision import PROFILES, check_profile
 from orchestrator.model.quality_report import UNJUDGED_WIRE, read_quality
@@ -97,13 +97,13 @@ class SegmentSpec:
 class Model:
     """A model in the store; opened by `ModelStore.open`."""
 
-    def __init__(self, folder: Path, blobs_folder: Path, scales: KvScales | None = None) -> None:
-        """``scales``: its segments keep keys and values in int8, by these; None: as the model was converted."""
+    def __init__(self, folder: Path, blobs_folder: Path, rounding: KvRounding | None = None) -> None:
+        """``rounding``: of keys and values that its segments keep; None: they keep them as the model was converted."""
         self.folder = folder
         self.blobs_folder = blobs_folder
-        self.scales = scales
+        self.rounding = rounding
         manifest = read_manifest(folder / MANIFEST_FILE)
-        self.manifest: Manifest = manifest.with_rounded_kv(scales.fingerprint) if scales else manifest
+        self.manifest: Manifest = manifest.with_rounded_kv(rounding.name, rounding.dtype) if rounding else manifest
 
     @property
     def tokenizer_path(self) -> Path:
@@ -114,10 +114,14 @@ class Model:
         """The model's tokenizer, chat template and end-of-answer ids."""
         return ModelTokenizer(self.folder / TOKENIZER_FOLDER)
 
+    def with_rounding(self, rounding: KvRounding) -> Model:
+        """The same model, whose segments keep keys and values rounded."""
+        return Model(self.folder, self.blobs_folder, rounding)
+
     @property
     def variant(self) -> str:
         """What tells files of its segments from those of the same model with other keys and values; may be empty."""
-        return f"-kv-{self.scales.fingerprint}" if self.scales else ""
+        return f"-kv-{self.rounding.name}" if self.rounding else ""
 
     @functools.cached_property
     def plan(self) -> SplitPlan:
@@ -194,7 +198,7 @@ class Model:
             halves=halves,
             dummies=numerics.same_bits,
             positions=positions,
-            scales=self.scales,
+            rounding=self.rounding,
         )
         sha256 = hashlib.sha256(graph).hexdigest()
         spec = self._spec(start, stop, profile, BlobRef(sha256, len(graph)), _parse(graph))

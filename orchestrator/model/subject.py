@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.model.assemble import assemble
 from orchestrator.model.graph import resolve
-from orchestrator.model.kv_rounding import KvScales
+from orchestrator.model.kv_rounding import KvRounding
 from orchestrator.model.manifest import LayerCache
 from orchestrator.model.segment_run import SegmentRun, open_graph
 from orchestrator.model.split import SplitPlan, plan_split
@@ -27,12 +27,12 @@ THREADS = os.cpu_count() or 1
 
 @dataclass(frozen=True)
 class Subject:
-    """A decoder cut into units, its weights in files of ``folder``; ``scales``: of keys and values in int8."""
+    """A decoder cut into units, its weights in files of ``folder``; ``rounding``: of keys and values."""
 
     plan: SplitPlan
     folder: Path
     layers: tuple[LayerCache, ...]
-    scales: KvScales | None = None
+    rounding: KvRounding | None = None
 
     @staticmethod
     def of(model: ModelProto, folder: Path, layers: tuple[LayerCache, ...]) -> Subject:
@@ -42,7 +42,7 @@ class Subject:
     def open(self, unit: int, accuracy_level: int | None) -> InferenceSession:
         """A session of one unit; of embedding and head in float32 without a copy, as they are run a few times."""
         prepack = 0 < unit < self.plan.num_units - 1 or self._is_quantised(unit)
-        graph = assemble(self.plan, unit, unit + 1, accuracy_level, scales=self.scales)
+        graph = assemble(self.plan, unit, unit + 1, accuracy_level, rounding=self.rounding)
         return open_graph(graph, self.folder, THREADS, prepack=prepack)
 
     def _is_quantised(self, unit: int) -> bool:

@@ -134,7 +134,7 @@ class Adopter:
             return "it does not say enough of itself"
         if model is not None and model.name != plan.model:
             return f"it is for the model {plan.model}"
-        if model is not None and model.manifest.kv_scales != plan.kv_scales:
+        if model is not None and model.manifest.kv_rounding != plan.kv_rounding:
             return "its keys and values are not rounded as they are to be now (serve --kv)"
         missing = [stage.node for number, stage in enumerate(plan.ring) if number not in self._held]
         if missing and now_s >= self._due_s:

@@ -13,7 +13,7 @@ from orchestrator.fleet.health import HealthLimits
 from orchestrator.service.home_teller import is_prefix
 from orchestrator.timing import DEFAULT_CHUNK_TOKENS, DEFAULT_DRAFT_TOKENS, DEFAULT_SLOTS, MOST_PIPELINES, Timing
 from schemas import limits
-from schemas.messages import WireDtype
+from schemas.messages import RoundedKv, WireDtype
 
 _HTTP_URL = re.compile(r"https?://[^\s/]+(/\S*)?")
 
@@ -44,8 +44,8 @@ class ServiceConfig:
     max_queued: int = 64
     wire_dtype: WireDtype | None = None
     """Type of hidden states on the wire; None: what the model's figures speak for."""
-    rounds_kv: bool = False
-    """Keep keys and values in int8."""
+    kv_dtype: RoundedKv | None = None
+    """Type of keys and values in nodes' memory; None: as each model was converted."""
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS
     draft_tokens: int = DEFAULT_DRAFT_TOKENS
     """Most tokens to guess in one run of a stage."""

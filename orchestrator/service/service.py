@@ -129,7 +129,7 @@ class Service:
             context_tokens=config.context_tokens,
             slots=config.slots,
             wire_dtype=config.wire_dtype,
-            rounds_kv=config.rounds_kv,
+            kv_dtype=config.kv_dtype,
             chunk_tokens=config.chunk_tokens,
             draft_tokens=config.draft_tokens,
             memory_margin=config.memory_margin,

@@ -39,13 +39,15 @@ from orchestrator.events import (
 from orchestrator.model.errors import CannotRun, MissingDependency
 from orchestrator.model.grammar import GrammarCompiler, GrammarRefused
 from orchestrator.model.known_answers import KnownAnswers
-from orchestrator.model.kv_calibration import measure_kv, read_kv, with_rounded_kv
+from orchestrator.model.kv_calibration import measure_kv, read_kv
+from orchestrator.model.kv_rounding import Halves
 from orchestrator.model.model import Model
 from orchestrator.model.prompt import PromptRefused, encode_prompt
 from orchestrator.model.served import BuiltSegment, ServedModel, Tokenizer
 from orchestrator.model.store import ModelStore
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
+from schemas.codec import HALVES
 from schemas.errors import LinguabusError
 from schemas.messages import (
     PROBE_CONTEXT_TOKENS,
@@ -53,6 +55,7 @@ from schemas.messages import (
     NoPlanExplanation,
     PlanExplanation,
     ProbePart,
+    RoundedKv,
     StageRef,
     UnitKind,
     WireDtype,
@@ -183,9 +186,9 @@ class Worker:
 
     def _do(self, job: Job) -> Event:
         match job:
-            case OpenModel(name, rounds_kv):
+            case OpenModel(name, kv_dtype):
                 self._hold(name)
-                model = self._open(name, rounds_kv)
+                model = self._open(name, kv_dtype)
                 tokenizer = model.tokenizer()
                 fault = tokenizer.check_template()  # which also gets it ready for the first question
                 if fault:
@@ -232,18 +235,20 @@ class Worker:
 
                 return StandbyPlanned(pipeline, epoch, plan_standby(problem, stages, disk_only=True).standby)
 
-    def _open(self, name: str, rounds_kv: bool) -> Model:
-        """Open a model; where its keys and values are to be rounded and nobody has found scales for them, find some."""
+    def _open(self, name: str, kv_dtype: RoundedKv | None) -> Model:
+        """Open a model; where its keys and values are to be in int8 and nobody has found scales for them, find some."""
         model = self._store.open(name)
-        if not rounds_kv:
+        if kv_dtype is None:
             return model
+        if kv_dtype == HALVES:
+            return model.with_rounding(Halves())
         report = read_kv(model.folder)
         if report is None:
             logger.info("model %s: scales for keys and values in int8 are looked for", name)
             self._store.check(name)
             report = measure_kv(model)
         logger.info("model %s: %s", name, report.summary())
-        return with_rounded_kv(model, report)
+        return model.with_rounding(report.scales)
 
     def _build(self, name: str, stage: StageRef, wire: WireDtype, positions: int) -> BuiltSegment:
         """A stage's segment, with what its node has to compute to be believed."""

@@ -17,8 +17,8 @@ HELPERS = {
 }  # fmt: skip
 LONG = {
     "brokers", "convert_memory", "crowd", "dashboard", "data_plane", "families", "features", "gateway", "identity",
-    "idle", "kv_handover", "long_prompts", "memory", "newcomer", "planned_vs_even", "quality", "rebalance", "recovery",
-    "restarts", "segment_memory", "speculation", "steady", "structured", "tls",
+    "idle", "kv_cache", "kv_handover", "long_prompts", "memory", "newcomer", "planned_vs_even", "quality", "rebalance",
+    "recovery", "restarts", "segment_memory", "speculation", "steady", "structured", "tls",
 }  # fmt: skip
 """Their short form takes a quarter of a minute and more, and other tests run what they measure."""
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in HELPERS)

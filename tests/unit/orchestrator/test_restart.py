@@ -149,17 +149,17 @@ def test_a_plan_for_another_model_is_not_adopted(world: World) -> None:
 def test_a_plan_whose_keys_and_values_are_kept_otherwise_is_not_adopted(before: str | None) -> None:
     """After a start with another ``--kv``, or with other scales: rows that lie on nodes mean something else then."""
     floats = make_manifest()
-    world = World(models={"tiny": floats.with_rounded_kv(before) if before else floats}).serve("a", "b", "c")
-    assert world.plan.kv_scales == before
+    world = World(models={"tiny": floats.with_rounded_kv(before, "int8") if before else floats}).serve("a", "b", "c")
+    assert world.plan.kv_rounding == before
     epoch = world.plan.epoch
     world.restart()
     world.wait(5.0)
     assert world.plan.epoch == epoch, "as it was"
-    world.models["tiny"] = floats.with_rounded_kv("ba9876543210")
+    world.models["tiny"] = floats.with_rounded_kv("ba9876543210", "int8")
     world.restart()
     world.wait(8.0)
     assert world.plan.epoch > epoch
-    assert world.plan.kv_scales == "ba9876543210"
+    assert world.plan.kv_rounding == "ba9876543210"
 
 
 def test_an_orchestrator_without_its_database_goes_on_with_what_readers_bring(world: World) -> None:

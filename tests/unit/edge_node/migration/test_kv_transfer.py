@@ -98,7 +98,7 @@ def test_rows_that_do_not_belong_here_are_not_taken(sender: str, changes: dict[s
 
 
 def test_rounded_rows_are_for_layers_that_round_and_others_for_others() -> None:
-    rounds = dataclasses.replace(LAYER, scales="0123456789ab")
+    rounds = dataclasses.replace(LAYER, rounding="0123456789ab")
     block = KvBlock(1, 0, 3, 0, 0, 4)
     data = kv_rows_frame(block, NEW, 1, heads=2, head_dim=4, dtype=Dtype.INT8, rows=bytes(32))
     for layer, frame, is_taken in (
