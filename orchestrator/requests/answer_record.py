@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.model.served import TextStream
+from orchestrator.requests.answer import Answer, begin_text
 from orchestrator.requests.answer_logprobs import AnswerLogprobs
-from orchestrator.requests.answer_text import begin_text
 from schemas.messages import RequestAnswer, StreamEnd, StreamError, StreamText
 
 
@@ -25,6 +26,19 @@ class AnswerRecord:
     stop: Sequence[str] = ()
     logprobs: AnswerLogprobs | None = None
     has_ended: bool = True
+
+    @classmethod
+    def of(cls, answer: Answer) -> AnswerRecord:
+        """What there is of an answer by now."""
+        return cls(
+            request=answer.request,
+            model=answer.prompt.model,
+            ids=array("i", answer.shown(answer.tokens)),
+            new_text=answer.new_text,
+            stop=answer.stop,
+            logprobs=answer.logprobs,
+            has_ended=answer.finish is not None,
+        )
 
     def text_after(self, tokens: int) -> list[StreamText]:
         """The text behind the first ``tokens`` tokens once more, for a reader who has missed it."""

@@ -14,7 +14,7 @@ from orchestrator.model.served import AnswerGrammar, ServedModel
 from orchestrator.requests.answer import Answer, EncodedPrompt
 from orchestrator.requests.answer_form import AnswerForm
 from orchestrator.requests.answer_logprobs import AnswerLogprobs
-from orchestrator.requests.answer_record import whole_answer
+from orchestrator.requests.answer_record import AnswerRecord, whole_answer
 from orchestrator.requests.ending import Ending
 from orchestrator.requests.placement import Placement
 from orchestrator.requests.resend_timer import ResendTimer
@@ -368,7 +368,7 @@ class Session:
     def tell_end(self, end: StreamEnd | StreamError) -> list[Publish]:
         """Tell the one who asked that there is nothing more to come, and the whole answer if that is wanted."""
         self.end_told = end
-        record = self.answer.record() if self.answer and self.submit.response else None
+        record = AnswerRecord.of(self.answer) if self.answer and self.submit.response else None
         whole = whole_answer(record, end) if self.submit.response else end
         return [Publish(self.stream_topic, end), *respond(self.submit.response, whole)]
 

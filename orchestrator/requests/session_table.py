@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from orchestrator.deployment.open_requests import OpenWork
+from orchestrator.requests.answer_record import AnswerRecord
 from orchestrator.requests.ended_requests import EndedRequest, EndedRequests
 from orchestrator.requests.session import Phase, Session
 from schemas.messages import RequestFailed
@@ -33,7 +34,7 @@ class SessionTable:
         """Forget a session that has ended; what its client was told is remembered for a while."""
         session = self._sessions.pop(request)
         if session.end_told:
-            answer = session.answer.record() if session.answer else None
+            answer = AnswerRecord.of(session.answer) if session.answer else None
             self.ended.add(request, EndedRequest(session.client, answer, session.end_told))
 
     def take(self, request: str) -> Session:
