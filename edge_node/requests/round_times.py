@@ -14,6 +14,8 @@ _COST_BEHIND = 0.4
 _PAYS_FROM = 1.08
 """Guesses are made where they should be so much faster than none."""
 _UNLIKELY = 0.05
+_LONGEST = 3.0
+"""A round counts for so many times what one takes at the most."""
 
 
 class RoundTimes:
@@ -27,7 +29,9 @@ class RoundTimes:
     def round(self, guesses: int, took_s: float) -> None:
         """Take in how long a round took that verified so many guesses, from the tokens before to its own."""
         if guesses == 0:
-            self._plain_s = ewma(self._plain_s, took_s, _WEIGHT)
+            # What got lost on the way says nothing of the rounds after it.
+            known_s = took_s if self._plain_s is None else self._plain_s
+            self._plain_s = ewma(self._plain_s, min(took_s, _LONGEST * known_s), _WEIGHT)
         elif self._plain_s is not None:
             cost = max(0.0, (took_s / self._plain_s - 1) / guesses)
             self._per_guess = ewma(self._per_guess, cost, _WEIGHT)
