@@ -21,7 +21,7 @@ class GuessLimits:
 
     @classmethod
     def of(cls, *, nodes: int, requests: int, room: int, chunk_tokens: int) -> GuessLimits:
-        """With so many open requests, and room for so many tokens more in the context.
+        """With so many open requests, and room for so many tokens more in the answer.
 
         With more requests than nodes none of these is idle: a wrong guess would cost somebody else's time.
         """

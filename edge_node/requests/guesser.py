@@ -6,8 +6,9 @@ long as its tokens turn out right the chain only grows, so that windows on their
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from edge_node.requests.guess_limits import GuessLimits
 from edge_node.requests.guess_marks import GuessMarks
@@ -19,9 +20,26 @@ class Guesser:
     """Guesses what follows."""
 
     def __init__(
-        self, lookup: PromptLookup, marks: GuessMarks, times: RoundTimes, *, window: int, windows: int
+        self,
+        lookup: PromptLookup,
+        marks: GuessMarks,
+        times: RoundTimes,
+        *,
+        window: int,
+        windows: int,
+        eos_ids: Collection[int] = (),
     ) -> None:
-        """``window``: most guesses in one run; ``windows``: most runs with guesses on their way."""
+        """What it needs of one request.
+
+        Args:
+            lookup: of its text.
+            marks: of its tokens.
+            times: of all requests.
+            window: most guesses in one run, behind its first token.
+            windows: most runs with guesses on their way.
+            eos_ids: the tokens that nothing follows.
+        """
+        self._eos_ids = frozenset(eos_ids)
         self._lookup = lookup
         self._marks = marks
         self._times = times
@@ -85,7 +103,7 @@ class Guesser:
         if self._lookup.ids[first:following] != list(tokens):
             self._lookup.take(first, tokens)
         if certain:
-            longer = certain[: (self._window + 1) * self._windows - 1]
+            longer = list(certain[: (self._window + 1) * self._windows - 1])
         else:
             wanted = self._times.worthwhile(
                 self._lookup.chances(),
@@ -94,8 +112,10 @@ class Guesser:
                 most=limits.most,
             )
             longer = self._lookup.guess(wanted)
-        if len(longer) > len(rest) and list(longer[: len(rest)]) == rest:
-            rest = list(longer)
+        # The end need not be guessed: it is drawn behind the last guess, and nothing is computed for it.
+        longer = list(itertools.takewhile(lambda token: token not in self._eos_ids, longer))
+        if len(longer) > len(rest) and longer[: len(rest)] == rest:
+            rest = longer
         self._begin, self._chain = following, rest
         self._asked.append((following + len(rest), now_s))
         self._chosen_s = now_s

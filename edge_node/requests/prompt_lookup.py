@@ -28,7 +28,7 @@ _CLASSES = ((1, 0.45), (2, 0.4), (3, 0.6), (4, 0.7), (6, 0.8), (10, 0.9), (20, 0
 """Matches by their length, from this one on, and how often the token that follows is right, until that is known."""
 _TRIES = 4.0
 """How many tries what was known beforehand counts for."""
-_MEMORY = 0.9
+_MEMORY = 0.95
 """What a try counts for after the next one of its class."""
 
 

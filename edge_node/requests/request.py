@@ -16,6 +16,7 @@ from edge_node.requests.request_stats import RequestStats
 from edge_node.requests.ring_driver import RingDriver, Step
 from edge_node.work import Draw, Row
 from schemas.codec import SAMPLE, VERIFY, Flag, Frame, marks
+from schemas.limits import MAX_GUESSED_WINDOWS
 from schemas.messages import OpenRequest, Sampling
 
 
@@ -106,6 +107,11 @@ class StageRequest:
                 if waiting.attempt >= frame.attempt or waiting.position < frame.position
             )
         self.frames.append(frame)
+
+    def may_guess(self, tokens: int) -> bool:
+        """First stage: is a guess of so many tokens one that was wanted?"""
+        window = self.driver.window_tokens + 1 if self.driver else 0
+        return self.guess_marks is not None and tokens < window * MAX_GUESSED_WINDOWS
 
     def marks_of(self, row: Row) -> bytes:
         """The marks of a row whose guesses are to be verified."""
@@ -223,6 +229,10 @@ class StageRequest:
         allowed = self.allowed.along(position, self.tokens, guess) if self.allowed else None
         return Draw(self.sampling, position, history, self.open.prompt_tokens, self.open.logprobs, allowed)
 
+    def end(self, context_tokens: int) -> int:
+        """Where the answer ends at the latest."""
+        return min(context_tokens, self.open.prompt_tokens + self.open.max_tokens)
+
     def take(self, first: int, tokens: Sequence[int], context_tokens: int) -> Sequence[int]:
         """Note the tokens that a run gave from position ``first`` on, up to the end of the answer, and return those.
 
@@ -230,7 +240,7 @@ class StageRequest:
         and stage 0 would go on behind these.
         """
         self.finish = Flag.NONE  # a run repeated after the end comes to the same end again
-        limit = min(context_tokens, self.open.prompt_tokens + self.open.max_tokens)
+        limit = self.end(context_tokens)
         for index, chosen in enumerate(tokens):
             position = first + index
             self.tokens[position] = token = self.said.setdefault(position, chosen)

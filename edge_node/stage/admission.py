@@ -96,7 +96,9 @@ def new_request(
         request.guesser.moved(times)
     else:
         window, windows = _window_tokens(message, spec), message.draft_windows
-        request.guesser = Guesser(PromptLookup(list(ids)), marks, times, window=window, windows=windows)
+        request.guesser = Guesser(
+            PromptLookup(list(ids)), marks, times, window=window, windows=windows, eos_ids=message.eos_ids
+        )
     return request
 
 

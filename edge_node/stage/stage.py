@@ -195,6 +195,7 @@ class Stage:
         driver = state.driver
         assert driver
         ids, guess = token_ids(frame)
+        guess = guess if state.may_guess(len(guess)) else ()
         stop = frame.position + len(ids) + len(guess)
         known = all(0 <= token < self._segment.vocab_size for token in (*ids, *guess))
         if not known or stop > self._segment.context_tokens:
@@ -365,7 +366,7 @@ class Stage:
         segment = self._segment
         limits = GuessLimits.of(
             nodes=len(self.spec.nodes), requests=len(self.requests), chunk_tokens=segment.chunk_tokens,
-            room=segment.context_tokens - position - len(ids) - 1,
+            room=state.end(segment.context_tokens) - position - len(ids) - 1,
         )  # fmt: skip
         return ids, state.guess_after(position, ids, count, now_s, limits)
 

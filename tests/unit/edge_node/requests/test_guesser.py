@@ -56,6 +56,11 @@ def test_what_can_only_follow_comes_first_and_fits_into_the_windows() -> None:
     assert guesser(windows=1).after(42, (102,), 1, 0.0, NONE, certain=list(range(20))) == [0, 1]
 
 
+def test_nothing_is_guessed_behind_the_end() -> None:
+    one = Guesser(PromptLookup(list(PROMPT)), MARKS, RoundTimes(), window=2, windows=3, eos_ids=(105, 2))
+    assert one.after(42, (102,), 1, 0.0, ANY) == [103, 104]
+
+
 def test_a_window_is_verified_as_far_as_it_holds_what_was_guessed() -> None:
     one = guesser()
     one.after(42, (102,), 1, 0.0, ANY)

@@ -136,3 +136,17 @@ def test_the_first_stage_says_which_tokens_a_window_holds() -> None:
     assert marks(decode_frame(effect.data)) == MARKS.of(5, (20, 21, 22))  # type: ignore[union-attr]
     _, row = node.row()
     assert (row.position, list(row.ids or ()), row.verify) == (8, [23, 24], True)
+
+
+@pytest.mark.parametrize(("draft_tokens", "guessed"), [(0, 4), (3, 64)])
+def test_guesses_that_nobody_wanted_are_not_computed(draft_tokens: int, guessed: int) -> None:
+    node = Node("alfa", context_tokens=128)
+    node.open(draft_tokens=draft_tokens)
+    node.compute()
+    payload = (20).to_bytes(4, "little") * (1 + guessed)
+    node.frame(
+        "charlie", kind=Kind.TOKENS, dtype=Dtype.INT32, width=guessed, flags=0, position=5, count=1, payload=payload
+    )
+    _, row = node.row()
+    assert (list(row.ids or ()), row.verify) == ([20], False)
+    assert not node.core.has_work
