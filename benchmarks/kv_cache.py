@@ -106,21 +106,26 @@ def _judge(model: Model, ids: Sequence[int]) -> Judged:
 
 
 def _memory(kinds: Kinds, tokens: int) -> list[Result]:
-    """What becomes resident while a text grows, once the longest run has taken what it needs."""
+    """What becomes resident again with a text whose rows were given back."""
     grown = {}
     for kind, model in kinds.items():
         chain = LocalChain(model, context_tokens=tokens)
         ids = [(7 + 37 * index) % model.manifest.vocab_size for index in range(CHUNK_TOKENS)]
-        chain.last_logits(ids, tokens - CHUNK_TOKENS)
+        _fill(chain, ids, tokens)
+        chain.forget()
         before = _resident_bytes()
-        for position in range(0, tokens - CHUNK_TOKENS, CHUNK_TOKENS):
-            chain.last_logits(ids, position)
+        _fill(chain, ids, tokens)
         grown[kind] = _resident_bytes() - before
         del chain
     return [
         Result(f"fp32: resident memory of {tokens} positions", grown["fp32"] / MB, "MB"),
         *_shares("resident memory", grown),
     ]
+
+
+def _fill(chain: LocalChain, ids: Sequence[int], tokens: int) -> None:
+    for position in range(0, tokens, CHUNK_TOKENS):
+        chain.last_logits(ids, position)
 
 
 def _shares(what: str, found: dict[str, float]) -> list[Result]:

@@ -103,6 +103,11 @@ class LocalChain:
             output = segment.run(0, [position], len(ids), logits=logits).output
         return output
 
+    def forget(self) -> None:
+        """Give back the memory of what was fed."""
+        for segment in self._segments:
+            segment.kv.forget((0,))
+
     def greedy(self, prompt_ids: Sequence[int], tokens: int) -> tuple[list[int], float]:
         """Greedy continuation of a prompt, and the decode speed in tokens per second."""
         generated = [int(self.logits(prompt_ids, 0).argmax())]

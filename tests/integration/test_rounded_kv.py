@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from edge_node.requests.kv_slots import SlotTable
 from edge_node.runtime import session
 from edge_node.runtime.segment import Segment
 from edge_node.stage_spec import StageSpec
+from orchestrator import cli
 from orchestrator.commands.plan import describe
 from orchestrator.effects import BuildSegments, OpenModel
 from orchestrator.events import ModelOpened, SegmentsBuilt
@@ -156,6 +158,18 @@ def test_figures_are_kept_beside_the_model_until_another_version_makes_others(
     assert read_kv(tiny_model.folder) is None
     monkeypatch.undo()
     measure_kv(tiny_model)
+
+
+def test_the_model_shows_what_int8_costs(
+    tiny_store: ModelStore, report: KvReport, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models").symlink_to(tiny_store.home)
+    show = ["--home", str(tmp_path), "model", "show", "tiny"]
+    assert cli.run(show) == 0
+    assert report.summary() in capsys.readouterr().out
+    assert cli.run([*show, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["kv_int8"]
+    assert (told["rows"], told["perplexity"]) == (report.rows, report.perplexity)
 
 
 def test_a_segment_is_refused_that_keeps_others_than_the_plan(tiny_model: Model, rounded: Model) -> None:

@@ -38,3 +38,11 @@ def test_a_fleet_is_served_where_it_was_made_for_or_where_one_says(tmp_path: Pat
 def test_without_a_fleet_it_is_this_machine_alone(tmp_path: Path, served: list[ServiceConfig]) -> None:
     assert cli.run(["--home", str(tmp_path), "serve"]) == 0
     assert (served[0].blob_host, served[0].blob_port) == ("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize(("options", "expected"), [((), None), (("--kv", "auto"), None), (("--kv", "int8"), "int8")])
+def test_keys_and_values_stay_as_they_are_unless_somebody_chose(
+    tmp_path: Path, served: list[ServiceConfig], options: tuple[str, ...], expected: str | None
+) -> None:
+    assert cli.run(["--home", str(tmp_path), "serve", *options]) == 0
+    assert served[0].kv_dtype == expected
