@@ -206,11 +206,12 @@ def test_verify_says_what_it_compared_with_what(tmp_path: Path, capsys: pytest.C
     assert cli.run([*home, "model", "add", str(folder)]) == 0
     capsys.readouterr()
     assert cli.run([*home, "model", "verify"]) == 0
-    files, split, halves, bytes_, source, quality, wires, left_out = capsys.readouterr().out.splitlines()
+    files, split, halves, bytes_, kept, source, quality, wires, left_out = capsys.readouterr().out.splitlines()
     assert files.startswith("files: all ")
     assert "equal to the bit" in split
     assert halves.startswith("fp16 on the wire at all these places against fp32: 16 rows")
     assert bytes_.startswith("int8 on the wire")
+    assert kept.startswith("keys and values in int8 (serve --kv int8) keep 100.0% of the most likely tokens")
     assert source.startswith(
         "against the same graph in one piece, run by ONNX Runtime: 32 rows of logits (exact) off by up to"
     )
@@ -224,5 +225,5 @@ def test_verify_says_what_it_compared_with_what(tmp_path: Path, capsys: pytest.C
     shutil.rmtree(folder)
     assert cli.run([*home, "model", "verify"]) == 0
     printed = capsys.readouterr()
-    assert len(printed.out.splitlines()) == 4
+    assert len(printed.out.splitlines()) == 5
     assert "NOT compared with its source: " in printed.err

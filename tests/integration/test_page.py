@@ -246,7 +246,8 @@ def test_a_fleet_that_would_be_divided_has_one_figure_and_every_ring(
             many = page.locator(".compared tr", has_text="tokens/s for many").locator("td").nth(1)
             expect(page.locator(".result")).to_contain_text(many.inner_text())
             if division:
-                expect(many).to_have_text(f"{division['tokens_per_s_many']:,.1f}")
+                # Not to the digit: the page rounds halves up.
+                assert abs(float(many.inner_text().replace(",", "")) - division["tokens_per_s_many"]) < 0.06
                 for one, ring in zip(pipelines, page.locator(".result .strip").all(), strict=True):
                     expect(ring).to_contain_text("embed")
                     expect(ring).to_contain_text("head")
