@@ -36,7 +36,8 @@ PLANNED = {"latency": 0.48, "throughput": 0.75}
 CONTEXT_TOKENS = 512
 STREAMS = 8
 ANSWER_TOKENS = 400
-LONG_CONTEXT, LONG_PROMPT = 1536, 1000
+LONG_CONTEXT, LONG_PROMPT = 2560, 1000
+"""Answers that last for all moves, beside other programs too: the prompt of a next one would hold up all others."""
 GAP_MOVES = 10
 CHANGES_PER_MINUTE = 12
 """Of the speed of a restless node: layers must not follow it back and forth."""

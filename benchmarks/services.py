@@ -63,6 +63,8 @@ class Reader(threading.Thread):
         self._max_tokens = max_tokens
         self._once = once
         self._ended = threading.Event()
+        self._asked_s: list[float] = []
+        """When each question was asked."""
 
     def run(self) -> None:
         try:
@@ -77,6 +79,7 @@ class Reader(threading.Thread):
             self.failure = str(error)
 
     def _read(self, prompt: str) -> None:
+        self._asked_s.append(time.monotonic())
         answer = self._client.ask(prompt=prompt, max_tokens=self._max_tokens)
         known = 0
         for _ in answer:
@@ -97,9 +100,13 @@ class Reader(threading.Thread):
         return sum(count for at_s, count in self.tokens if begin_s < at_s <= end_s)
 
     def longest_gap_s(self, begin_s: float, end_s: float) -> float:
-        """Longest time without a token, of all gaps that touch the time between."""
+        """Longest time without a token in the middle of an answer, of all gaps that touch the time between."""
         times = [at_s for at_s, _ in self.tokens]
-        gaps = [b - a for a, b in itertools.pairwise(times) if b > begin_s and a < end_s]
+        gaps = [
+            b - a
+            for a, b in itertools.pairwise(times)
+            if b > begin_s and a < end_s and not any(a < asked_s < b for asked_s in self._asked_s)
+        ]
         return max(gaps, default=0.0)
 
 
