@@ -35,6 +35,7 @@ from orchestrator.replanning.replanner import Replanner
 from orchestrator.replanning.report import PlanningReport
 from orchestrator.replanning.target import PlanTarget
 from orchestrator.requests.leftovers import Leftovers
+from orchestrator.requests.patience import WaitsFor
 from orchestrator.requests.scheduler import RequestScheduler
 from orchestrator.timing import Timing
 from schemas.messages import (
@@ -97,19 +98,10 @@ class Pipeline:
             switchover=self._switchover,
         )  # fmt: skip
         self._replanner = Replanner(
-            self._nodes,
-            self.requests,
-            self._switchover,
-            settings,
-            timing,
-            target=self._target,
-            eligibility=self.eligibility,
-            report=self.report,
-            planner_input=planner_input,
-            jobs=jobs,
-            adopter=self.adopter,
-            balancing=self.balancing if balance else None,
-        )
+            self._nodes, self.requests, self._switchover, settings, timing, target=self._target,
+            eligibility=self.eligibility, report=self.report, planner_input=planner_input, jobs=jobs,
+            adopter=self.adopter, balancing=self.balancing if balance else None,
+        )  # fmt: skip
         self.standby = StandbyUnits(settings.pipeline, blob_urls)
         self._leftovers = Leftovers(timing.leftover_s)
 
@@ -363,7 +355,8 @@ class Pipeline:
         """Act on time: time-outs, plans that are due, standby units."""
         effects = self.requests.tick(now_s, missing=bool(self._switchover.missing.awaited))
         effects += self._replanner.advance(now_s)
-        effects += tell_silent(self.requests.sessions, self._nodes, self._timing, now_s)
+        standing = self._waits_for().told if self._switchover.missing.awaited else ""
+        effects += tell_silent(self.requests.sessions, self._nodes, standing, self._timing, now_s)
         if self.active and not (self.busy or self.requests.sessions.in_move):
             effects += self.standby.ask(self.active.plan, self.preview)
         elif self.is_resting and not self.active:
@@ -377,12 +370,15 @@ class Pipeline:
 
     def wait(self, why_none: NoPlan | None, now_s: float) -> list[Effect]:
         """Let requests wait that have no ring; ``why_none``: why there is no plan, and none on its way."""
+        return self.requests.wait(self._waits_for(why_none), now_s)
+
+    def _waits_for(self, why_none: NoPlan | None = None) -> WaitsFor:
+        """What requests wait for that have no ring, or one that stands still."""
         switchover = self._switchover
         if switchover.missing.awaited and not self.busy:
             why_none = NoPlan("not_ready", self.report.why_it_stays or "nothing is heard of it")
         last = switchover.newest.plan if switchover.newest else None
-        lost = wanted_back(last, switchover.missing.of(last), self._nodes)
-        return self.requests.wait(waits_for(self, lost, why_none), now_s)
+        return waits_for(self, wanted_back(last, switchover.missing.of(last), self._nodes), why_none)
 
     def next_deadline_s(self, *, missing: bool) -> float:
         """When ``advance``, ``serve`` or ``wait`` next have something to do; ``missing`` as in `WaitsFor`."""

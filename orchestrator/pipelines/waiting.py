@@ -72,15 +72,20 @@ def _turn_text(before: int) -> str:
     return "its turn: " + ("1 answer is being computed" if before == 1 else f"{before} answers are being computed")
 
 
-def tell_silent(sessions: SessionTable, nodes: PipelineNodes, timing: Timing, now_s: float) -> list[Effect]:
-    """Tell the readers of open requests that have stood still for a while why."""
+def tell_silent(
+    sessions: SessionTable, nodes: PipelineNodes, standing: str, timing: Timing, now_s: float
+) -> list[Effect]:
+    """Tell the readers of open requests that have stood still for a while why.
+
+    ``standing``: what the whole ring waits for; empty while it has all of its nodes.
+    """
     effects: list[Effect] = []
     for session in sessions.in_phase(Phase.OPEN):
         if now_s >= session.tell_due_s:
             assert session.placement
             session.tell_due_s = -math.inf  # looked at once a second, told when that is news
             silent = nodes.silent(session.placement.ring, now_s)
-            text = f"node {', '.join(silent)}, of which nothing is heard" if silent else session.overdue()
-            effects += session.tell_waiting(text, now_s, timing)
+            unheard = f"node {', '.join(silent)}, of which nothing is heard" if silent else ""
+            effects += session.tell_waiting(standing or unheard or session.overdue(), now_s, timing)
             session.tell_due_s = now_s + timing.tell_s
     return effects

@@ -121,11 +121,19 @@ class Device:
 
 @dataclass(frozen=True)
 class Pin:
-    """Units [start, stop) must be on `node`."""
+    """Units [start, stop) must be on `node`. `asked` is the option of a command that asked for it, perhaps with others,
+    and `undo` the command that takes that option back; empty where there was none."""
 
     node: str
     start: int
     stop: int
+    asked: str = field(default="", compare=False)
+    undo: str = field(default="", compare=False)
+
+    @property
+    def said(self) -> str:
+        """The pin in the words of who asked for it."""
+        return self.asked or f"the pin of {self}"
 
     def __str__(self) -> str:
         return f"units {self.start}..{self.stop} to {self.node!r}"

@@ -21,16 +21,36 @@ def planner_constraints(wanted: PlanConstraints, unit_count: int) -> Constraints
     Raises:
         BadConstraint: a pin names units that the model does not have.
     """
-    pins = [Pin(node, *units) for text, node in wanted.pins for units in _pinned(text, node, unit_count)]
+    pins = [pin for asked in wanted.pins for pin in _pins(asked, wanted, unit_count)]
     limits = (NodeLimit(node, max_memory_bytes=mb * MB) for node, mb in wanted.max_memory_mb)
     return replace(_battery_rules(wanted), pins=tuple(pins), exclude=frozenset(wanted.exclude), limits=tuple(limits))
 
 
-def _pinned(text: str, node: str, unit_count: int) -> list[tuple[int, int]]:
+def _pins(asked: tuple[str, str], wanted: PlanConstraints, unit_count: int) -> list[Pin]:
+    """The pins that an operator has asked for at once."""
+    text, node = asked
+    option = f"--pin {text}={node}"
     try:
-        return parse_units(text, unit_count)
+        ranges = parse_units(text, unit_count)
     except BadConstraint as error:
-        raise BadConstraint(f"--pin {text}={node}: {error}") from None
+        raise BadConstraint(f"{option}: {error}") from None
+    undo = apply_command(replace(wanted, pins=tuple(pin for pin in wanted.pins if pin != asked)))
+    return [Pin(node, *units, asked=option, undo=undo) for units in ranges]
+
+
+def apply_command(wanted: PlanConstraints) -> str:
+    """The command after which these constraints are remembered, and no others."""
+    options = [] if wanted.objective == PlanConstraints().objective else [f"--objective {wanted.objective}"]
+    options += [f"--exclude {node}" for node in wanted.exclude]
+    options += [f"--pin {text}={node}" for text, node in wanted.pins]
+    options += [f"--max-memory {node}={mb}" for node, mb in wanted.max_memory_mb]
+    if wanted.min_battery_percent is not None:
+        options.append(f"--min-battery {wanted.min_battery_percent:g}")
+    if wanted.only_on_charger:
+        options.append("--only-on-charger")
+    if wanted.context_tokens is not None:
+        options.append(f"--context {wanted.context_tokens}")
+    return " ".join(("linguabus plan apply", *options))
 
 
 def named_nodes(wanted: PlanConstraints) -> tuple[str, ...]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from orchestrator.planning.problem import Constraints, Device, Objective, Problem
+from orchestrator.planning.problem import Constraints, Device, Objective, Pin, Problem
 from orchestrator.planning.solution import Infeasible
 from orchestrator.planning.solver.feasible import is_feasible
 from orchestrator.planning.solver.search import first_that
@@ -26,6 +26,8 @@ def explain_infeasible(problem: Problem) -> Infeasible:
 
     Where its caches may be smaller: the largest that fit, or what is missing for the smallest ones.
     """
+    if lost := _pins_without_node(problem):
+        return _unkept(problem, lost)
     may_shrink = problem.least_context_tokens is not None or problem.least_slots is not None
     fits = largest_caches(problem) if may_shrink else None
     if may_shrink and fits is None:
@@ -57,12 +59,35 @@ def _more_memory(device: Device, missing_bytes: int) -> str:
 
 
 def _explain_smallest(problem: Problem) -> Infeasible:
-    context_tokens, slots = problem.least_context_tokens or problem.context_tokens, problem.least_slots or problem.slots
-    context_tokens, slots = min(context_tokens, problem.context_tokens), min(slots, problem.slots)
-    smallest = problem.with_caches(context_tokens, slots)
-    found = explain_infeasible(replace(smallest, least_context_tokens=None, least_slots=None))
-    caches = f"with {context_tokens} tokens of context and {slots} at once, the least that is served"
+    smallest = _with_smallest_caches(problem)
+    found = explain_infeasible(smallest)
+    caches = f"with {smallest.context_tokens} tokens of context and {smallest.slots} at once, the least that is served"
     return replace(found, reason=f"{found.reason} ({caches})")
+
+
+def _with_smallest_caches(problem: Problem) -> Problem:
+    """The problem with the smallest caches that it allows, which may not be reduced any more."""
+    context_tokens, slots = problem.least_context_tokens or problem.context_tokens, problem.least_slots or problem.slots
+    smallest = problem.with_caches(min(context_tokens, problem.context_tokens), min(slots, problem.slots))
+    return replace(smallest, least_context_tokens=None, least_slots=None)
+
+
+def _pins_without_node(problem: Problem) -> list[Pin]:
+    """Pins to nodes that take no part, whatever room the others have; none where nobody may take part."""
+    names = {device.name for device in problem.eligible}
+    return [pin for pin in problem.constraints.pins if pin.node not in names] if names else []
+
+
+def _unkept(problem: Problem, pins: Sequence[Pin]) -> Infeasible:
+    """Why pins can't be kept whose nodes take no part, and what would help: neither memory nor smaller caches would."""
+    smallest = _with_smallest_caches(problem)
+    known = problem.device_by_name.get(pins[0].node)
+    why = "not there" if known is None else f"left out ({problem.constraints.refusal(known)})"
+    fixes = list(itertools.islice(_lifted_constraints(smallest), 3))
+    back = f"start {pins[0].node!r}" if known is None else f"let {pins[0].node!r} take part"
+    return Infeasible(
+        f"{pins[0].said} can't be kept: {pins[0].node!r} is {why}", 0, fixes[0] if fixes else back, tuple(fixes)
+    )
 
 
 def _rooms(problem: Problem) -> tuple[tuple[str, int], ...]:
@@ -89,12 +114,6 @@ def _reason(problem: Problem) -> str:
     if not problem.eligible:
         refused = ", ".join(f"{device.name}: {problem.constraints.refusal(device)}" for device in problem.devices)
         return f"no device may take part ({refused})"
-    names = {device.name for device in problem.eligible}
-    for pin in problem.constraints.pins:
-        if pin.node not in names:
-            known = problem.device_by_name.get(pin.node)
-            why = "not there" if known is None else problem.constraints.refusal(known)
-            return f"units {pin.start}..{pin.stop} are pinned to {pin.node!r}, which is {why}"
     largest = max(problem.room_bytes(device) for device in problem.eligible)
     for run in problem.runs:
         if problem.unit_memory_bytes(run) > largest:
@@ -139,9 +158,9 @@ def _lifted_constraints(problem: Problem) -> Iterator[str]:
     for limit in rules.limits:
         if is_feasible(_ruled(problem, replace(rules, limits=tuple(one for one in rules.limits if one != limit)))):
             yield f"lift the limit on {limit.node!r}"
-    for pin in rules.pins:
-        if is_feasible(_ruled(problem, replace(rules, pins=tuple(one for one in rules.pins if one != pin)))):
-            yield f"drop the pin of {pin}"
+    for said, undo in dict.fromkeys((pin.said, pin.undo) for pin in rules.pins):
+        if is_feasible(_ruled(problem, replace(rules, pins=tuple(pin for pin in rules.pins if pin.said != said)))):
+            yield f"drop {said}" + (f": {undo}" if undo else "")
 
 
 def _ruled(problem: Problem, constraints: Constraints) -> Problem:

@@ -18,6 +18,7 @@ from schemas.messages import (
     ResendTokens,
     StreamEnd,
     StreamError,
+    StreamStatus,
 )
 from tests.support.orchestrating import World, begun, ends_well
 from tests.support.scripted_nodes import make_heartbeat, make_manifest, make_submit
@@ -36,6 +37,11 @@ def freeze(world: World, node: str) -> None:
 def thaw(world: World, node: str) -> None:
     world.nodes[node].alive = True
     world.event(NodeSaid(node, make_heartbeat(node)))
+
+
+def waits(world: World, request: str) -> list[str]:
+    """What the reader of a request was told that it waits for."""
+    return [piece.waits_for for piece in world.stream(request) if isinstance(piece, StreamStatus)]
 
 
 def middle(world: World) -> str:
@@ -75,6 +81,39 @@ def test_it_is_awaited_where_no_plan_does_without_it_and_goes_on_with_what_it_kn
     ends_well(world, request)
     world.generate(later, 8, flags=Flag.LENGTH)
     assert isinstance(world.end(later), StreamEnd)
+
+
+def test_readers_in_mid_answer_are_told_why_no_plan_does_without_it_and_what_to_do() -> None:
+    world = World(timing=TIMING).serve("a", "b", "c", memory_mb=2000)
+    world.control("apply", pins=[["ends", "b"], ["0-3", "c"]], max_memory_mb=[["a", 1900]])
+    world.wait(3.0)
+    assert [stage.node for stage in world.plan.ring] == ["b", "c", "b"]
+    request = begun(world)
+    world.kill("c")
+    world.wait(4.0)
+    why = (
+        "node c: --pin 0-3=c can't be kept: 'c' is not there;"
+        " drop --pin 0-3=c: linguabus plan apply --pin ends=b --max-memory a=1900"
+    )
+    assert waits(world, request)[-1] == why
+    hasty = world.ask(make_submit(2, patience_s=0.0))
+    world.wait(1.0)
+    end = world.end(hasty)
+    assert isinstance(end, StreamError)
+    assert end.reason.startswith(why)
+    world.control("apply", pins=[["ends", "b"]], max_memory_mb=[["a", 1900]])
+    world.wait(2.0)
+    ends_well(world, request)
+
+
+def test_readers_in_mid_answer_are_told_of_the_plan_that_is_on_its_way() -> None:
+    world = World(timing=TIMING).serve("a", "b", "c", "d")
+    request, silent = begun(world), middle(world)
+    for node in world.nodes.values():
+        node.silent = True
+    freeze(world, silent)
+    world.wait(SOON_S + 2.0)
+    assert waits(world, request)[-1] == f"a plan without {silent}: rolling out"
 
 
 def test_a_node_that_joins_takes_its_place() -> None:

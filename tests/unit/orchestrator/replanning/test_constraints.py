@@ -1,13 +1,16 @@
 """Objective and constraints: from arguments, and in previewed and applied plans."""
 
 import json
+from dataclasses import fields
 
 import pytest
 
+from orchestrator.commands.plan import _constraints as constraints_of
+from orchestrator.commands.plan import command
 from orchestrator.effects import SaveConstraints, TellHistory
 from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import NodeLimit, Objective, Pin
-from orchestrator.replanning.constraints import parse_units, planner_constraints
+from orchestrator.replanning.constraints import apply_command, parse_units, planner_constraints
 from schemas.contract import dump, load
 from schemas.errors import MemberError
 from schemas.messages import PlanConstraints, PrepareSegment
@@ -46,6 +49,21 @@ def test_constraints_survive_the_way_through_json() -> None:
     assert rules.exclude == {"a"}
     assert rules.pins == (Pin("b", 0, 1), Pin("b", 5, 6))
     assert rules.limits == (NodeLimit("c", max_memory_bytes=900_000_000),)
+
+
+def test_a_pin_knows_its_option_and_the_command_that_takes_it_back_and_nothing_else() -> None:
+    line = (
+        "--objective throughput --exclude a --exclude b --pin ends=c --pin 0-2=d --max-memory c=900"
+        " --min-battery 30 --only-on-charger --context 512"
+    )
+    context = command.commands["apply"].make_context("apply", line.split())
+    wanted = constraints_of({member.name: context.params[member.name] for member in fields(PlanConstraints)})
+    assert apply_command(wanted) == f"linguabus plan apply {line}"
+    first, last, blocks = planner_constraints(wanted, 6).pins
+    assert (first.said, first.undo) == (last.said, last.undo)
+    assert (first.said, blocks.said) == ("--pin ends=c", "--pin 0-2=d")
+    assert blocks.undo == f"linguabus plan apply {line}".replace(" --pin 0-2=d", "")
+    assert apply_command(PlanConstraints()) == "linguabus plan apply"
 
 
 @pytest.mark.parametrize(

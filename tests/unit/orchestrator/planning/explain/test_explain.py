@@ -174,7 +174,16 @@ def test_the_missing_bytes_are_exact() -> None:
         (Constraints(exclude=frozenset({"laptop", "phone"})), "no device may take part", "let 'laptop' take part"),
         (Constraints(exclude=frozenset({"laptop"})), "needs 1.2 GB", "let 'laptop' take part (excluded)"),
         (Constraints(limits=(NodeLimit("laptop", max_units=3),)), "whole units", "lift the limit on 'laptop'"),
-        (Constraints(pins=(Pin("gone", 0, 1),)), "pinned to 'gone', which is not there", "drop the pin of units 0..1"),
+        (
+            Constraints(pins=(Pin("gone", 0, 1),)),
+            "the pin of units 0..1 to 'gone' can't be kept: 'gone' is not there",
+            "drop the pin of units 0..1 to 'gone'",
+        ),
+        (
+            Constraints(pins=(Pin("laptop", 0, 1),), exclude=frozenset({"laptop"})),
+            "can't be kept: 'laptop' is left out (excluded)",
+            "let 'laptop' take part (excluded)",
+        ),
     ],
 )
 def test_constraints_that_leave_no_plan_are_named(rules: Constraints, reason: str, fix: str) -> None:
@@ -182,6 +191,16 @@ def test_constraints_that_leave_no_plan_are_named(rules: Constraints, reason: st
     answer = unsolved(problem)
     assert reason in answer.reason
     assert fix in answer.smallest_fix
+
+
+def test_pins_to_a_node_that_is_gone_are_the_cause_whatever_the_caches_in_the_words_of_who_asked() -> None:
+    pins = tuple(Pin("gone", unit, unit + 1, "--pin ends=gone", "linguabus plan apply") for unit in (0, 11))
+    problem = replace(fleet(LAPTOP, PHONE), constraints=Constraints(pins=pins), least_context_tokens=1)
+    answer = unsolved(problem)
+    assert answer.reason == "--pin ends=gone can't be kept: 'gone' is not there"
+    assert answer.fixes == (answer.smallest_fix,) == ("drop --pin ends=gone: linguabus plan apply",)
+    both = unsolved(replace(problem, constraints=Constraints(pins=(*pins, Pin("lost", 4, 5, "--pin 3=lost")))))
+    assert (both.smallest_fix, both.fixes) == ("start 'gone'", ())
 
 
 def test_a_long_context_is_said_to_be_the_cause() -> None:
