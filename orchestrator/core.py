@@ -28,6 +28,7 @@ from orchestrator.events import (
     NodeForgotten,
     NodeRevoked,
     NodeSaid,
+    PlanChecked,
     PlanEvaluated,
     PlanHeard,
     PlanPreviewed,
@@ -112,8 +113,10 @@ class Core:
                 return self._operator.unreadable(event.asker, event.error)
             case PlanPreviewed():
                 return self._operator.previewed(event.job, event.explanation, self.plane.pipelines, now_s)
+            case PlanChecked():
+                return self._operator.checked(event.job, event.outcome, self.plane.pipelines, now_s)
             case JobFailed() if event.job < 0:
-                return self._operator.preview_failed(event.job, event.reason)
+                return self._operator.question_failed(event.job, event.reason)
             case PlanSolved() | PlanEvaluated() | SegmentsBuilt() | StandbyPlanned() | FleetDivided() | JobFailed():
                 return self.plane.pipelines.answered(event, now_s)
             case ModelAdded():

@@ -101,6 +101,14 @@ class PreviewPlan:
 
 
 @dataclass(frozen=True)
+class CheckPlan:
+    """Ask the planner whether there is a plan at all, or why not. ``job`` is a number below 0."""
+
+    job: int
+    problem: Problem
+
+
+@dataclass(frozen=True)
 class DivideFleet:
     """Ask the planner for several pipelines; see `partition.divide`."""
 
@@ -284,6 +292,7 @@ Effect = (
     | CompileGrammar
     | SolvePlan
     | PreviewPlan
+    | CheckPlan
     | BuildSegments
     | PlanStandby
     | EvaluatePlan

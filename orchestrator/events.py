@@ -225,6 +225,14 @@ class PlanPreviewed:
 
 
 @dataclass(frozen=True)
+class PlanChecked:
+    """Answer to ``CheckPlan``."""
+
+    job: int
+    outcome: Solution | Infeasible
+
+
+@dataclass(frozen=True)
 class SegmentsBuilt:
     """Answer to ``BuildSegments``, one segment per stage."""
 
@@ -325,6 +333,7 @@ Event = (
     | ModelUnusable
     | PlanSolved
     | PlanPreviewed
+    | PlanChecked
     | SegmentsBuilt
     | StandbyPlanned
     | PlanEvaluated

@@ -367,6 +367,12 @@ class Switchover:
         """Give up the plan that is to follow, unless it could at once: nodes of the ring are missing, or back."""
         return [] if self._ready_successor() else self._give_up_next()
 
+    def give_up_unready(self, reason: str) -> list[Effect]:
+        """Give up the plan that is to follow, unless a part of it is loaded already."""
+        if isinstance(self.next, LiveMigration) or (isinstance(self.next, Rollout) and self.next.ready):
+            return []
+        return self._give_up("the orchestrator", reason)
+
     def _give_up_next(self) -> list[Effect]:
         nodes = ", ".join(self.next.plan.solution.nodes) if self.next else ""
         return self._give_up(nodes, "the working ring broke")

@@ -1,7 +1,8 @@
 """The handler of operators' commands (pure).
 
 What is there and what goes on is answered at once (`operations`); ``preview`` when the planner has answered; ``apply``,
-``replan``, ``rebalance`` and ``use_model`` when it is known what came of them.
+``replan``, ``rebalance`` and ``use_model`` when it is known what came of them. Of ``apply`` the planner is asked first
+whether there is a plan, and no more: a ring may stand still meanwhile, and its next plan is to respect the constraints.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from orchestrator.control_plane import ControlPlane
-from orchestrator.effects import Asker, Effect, PreviewPlan, SaveConstraints, SaveModelChoice
+from orchestrator.effects import Asker, CheckPlan, Effect, PreviewPlan, SaveConstraints, SaveModelChoice
 from orchestrator.operator_api import operations
 from orchestrator.operator_api.comparison import comparison
 from orchestrator.operator_api.replies import refuse, reply
@@ -19,6 +20,7 @@ from orchestrator.pipelines.pipeline import Pipeline
 from orchestrator.pipelines.pool import PipelinePool
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem
+from orchestrator.planning.solution import Infeasible, Solution
 from schemas.errors import MessageError, UnexpectedType
 from schemas.messages import (
     ApplyConstraints,
@@ -29,6 +31,7 @@ from schemas.messages import (
     OperatorReply,
     OperatorRequest,
     PlanComparison,
+    PlanConstraints,
     PlanExplanation,
     PreviewConstraints,
     PreviewReply,
@@ -55,11 +58,11 @@ Explanation = PlanExplanation | NoPlanExplanation
 
 
 @dataclass(frozen=True)
-class _Preview:
-    """A preview, or constraints to be applied, that the planner is at work on."""
+class _Asked:
+    """A preview, or constraints to be applied, that the planner is asked about."""
 
     asker: Asker
-    command: PreviewConstraints | ApplyConstraints
+    constraints: PlanConstraints
 
 
 @dataclass(frozen=True)
@@ -106,11 +109,13 @@ class OperatorHandler:
         """Waits for its model to be opened."""
         self._switching: _Choice | None = None
         """Waits for the plan that serves its model."""
-        self._previews: dict[int, _Preview] = {}
+        self._previews: dict[int, _Asked] = {}
+        """By the planner's job."""
+        self._checks: dict[int, _Asked] = {}
         """By the planner's job."""
         self._rebalances: dict[int, _Rebalance] = {}
         """By the planner's job."""
-        self._previewed = 0
+        self._last_job = 0
         self._commands = Rates(COMMANDS)
 
     def handle(self, asker: Asker, command: OperatorRequest, plane: ControlPlane, now_s: float) -> list[Effect]:
@@ -120,11 +125,11 @@ class OperatorHandler:
                 refuse(asker, f"{asker.client} commands more than {COMMANDS.per_s:g} times a second: ask again later")
             ]
         asks_planner = isinstance(command, PreviewConstraints | ApplyConstraints | Rebalance)
-        if asks_planner and len(self._previews) + len(self._rebalances) >= MOST_PREVIEWS:
+        if asks_planner and len(self._previews) + len(self._checks) + len(self._rebalances) >= MOST_PREVIEWS:
             return [refuse(asker, f"the planner is asked {MOST_PREVIEWS} things already: ask again in a moment")]
         match command:
             case PreviewConstraints() | ApplyConstraints():
-                return self._preview(_Preview(asker, command), plane.pipelines)
+                return self._ask_planner(asker, command, plane.pipelines)
             case Rebalance():
                 return self._rebalance(asker, command, plane)
             case Replan():
@@ -145,37 +150,44 @@ class OperatorHandler:
 
     # --- previews, and plans with other constraints -------------------------------------------------------------
 
-    def _preview(self, preview: _Preview, pipelines: PipelinePool) -> list[Effect]:
-        constraints = preview.command.constraints
+    def _ask_planner(
+        self, asker: Asker, command: PreviewConstraints | ApplyConstraints, pipelines: PipelinePool
+    ) -> list[Effect]:
+        asked = _Asked(asker, command.constraints)
         try:
-            problem = pipelines.preview(constraints)
+            problem = pipelines.preview(asked.constraints)
         except PlanningError as error:
-            return [refuse(preview.asker, str(error))]
-        self._previewed -= 1
-        self._previews[self._previewed] = preview
-        return [PreviewPlan(self._previewed, problem, pipelines.wanted_with(constraints))]
+            return [refuse(asker, str(error))]
+        self._last_job -= 1
+        if isinstance(command, ApplyConstraints):
+            self._checks[self._last_job] = asked
+            return [CheckPlan(self._last_job, problem)]
+        self._previews[self._last_job] = asked
+        return [PreviewPlan(self._last_job, problem, pipelines.wanted_with(asked.constraints))]
 
     def previewed(self, job: int, explanation: Explanation, pipelines: PipelinePool, now_s: float) -> list[Effect]:
-        """The planner has answered: tell, or let the plan be made that respects the constraints."""
+        """The planner has explained its answer: tell, or go on comparing."""
         if job in self._rebalances:
             return self._rebalanced(self._rebalances.pop(job), explanation, pipelines, now_s)
-        preview = self._previews.pop(job)
-        asker, constraints = preview.asker, preview.command.constraints
-        if isinstance(preview.command, PreviewConstraints):
-            profiles = pipelines.profiles_view(now_s)
-            if isinstance(explanation, NoPlanExplanation):
-                return [reply(asker, NoPlanReply(constraints=constraints, explanation=explanation, profiles=profiles))]
-            return [reply(asker, PreviewReply(constraints=constraints, explanation=explanation, profiles=profiles))]
+        asked, profiles = self._previews.pop(job), pipelines.profiles_view(now_s)
+        asker, constraints = asked.asker, asked.constraints
         if isinstance(explanation, NoPlanExplanation):
-            return [refuse(asker, f"{explanation.reason}; {explanation.smallest_fix}")]
-        pipelines.use_constraints(constraints)
-        pipelines.force(now_s)
-        self._changes.append(_Change(asker, ApplyReply))
-        return [SaveConstraints(constraints)]
+            return [reply(asker, NoPlanReply(constraints=constraints, explanation=explanation, profiles=profiles))]
+        return [reply(asker, PreviewReply(constraints=constraints, explanation=explanation, profiles=profiles))]
 
-    def preview_failed(self, job: int, reason: str) -> list[Effect]:
+    def checked(self, job: int, outcome: Solution | Infeasible, pipelines: PipelinePool, now_s: float) -> list[Effect]:
+        """Have the next plan respect constraints under which there is one, and refuse others."""
+        asked = self._checks.pop(job)
+        if isinstance(outcome, Infeasible) and not outcome.fits:
+            return [refuse(asked.asker, f"{outcome.reason}; {outcome.smallest_fix}")]
+        pipelines.use_constraints(asked.constraints)
+        pipelines.force(now_s)
+        self._changes.append(_Change(asked.asker, ApplyReply))
+        return [SaveConstraints(asked.constraints)]
+
+    def question_failed(self, job: int, reason: str) -> list[Effect]:
         """Refuse a command because the planner could not answer."""
-        begun = self._rebalances.pop(job, None) or self._previews.pop(job)
+        begun = self._rebalances.pop(job, None) or self._previews.pop(job, None) or self._checks.pop(job)
         return [refuse(begun.asker, reason)]
 
     # --- plans in force beside the best ones ----------------------------------------------------------------------
@@ -197,9 +209,9 @@ class OperatorHandler:
                 problem = problem.with_caches(pipeline.active.plan.context_tokens, pipeline.active.plan.slots)
         except PlanningError as error:
             return [refuse(asker, str(error))]
-        self._previewed -= 1
-        self._rebalances[self._previewed] = _Rebalance(asker, command, pipelines, compared, problem, _epoch(pipeline))
-        return [PreviewPlan(self._previewed, problem)]
+        self._last_job -= 1
+        self._rebalances[self._last_job] = _Rebalance(asker, command, pipelines, compared, problem, _epoch(pipeline))
+        return [PreviewPlan(self._last_job, problem)]
 
     def _rebalanced(
         self, rebalance: _Rebalance, explanation: Explanation, pool: PipelinePool, now_s: float

@@ -115,6 +115,13 @@ class Eligibility:
         reasons = (*self.failures().items(), *drained.items())
         return "; ".join(f"{node}: {reason}" for node, reason in reasons if reason)
 
+    def why_no_plan(self, reason: str) -> str:
+        """A reason why there is no plan, with the nodes that may not be used."""
+        left_out = self.left_out()
+        if self.failures():  # to be mended first: what is missing without them is no advice
+            return f"left out: {left_out}. Without: {reason}"
+        return f"{reason} (left out: {left_out})" if left_out else reason
+
     def expire(self, now_s: float) -> bool:
         """End exclusions that are over; true when a node may be planned with again."""
         return self._exclusions.expire(now_s)

@@ -302,6 +302,9 @@ class Replanner:
             self._eligibility.worked(self._active.plan)
         if self._eligibility.expire(now_s):
             self.joined(now_s)
+        if now_s >= self._schedule.due_s and self._schedule.forced and self._target.has_other_constraints:
+            self._solving = None  # one roll-out, and not another one right after it
+            effects += self._switchover.give_up_unready("other constraints are to be respected")
         if now_s >= self._schedule.due_s and self._may_plan:
             effects += self._solve(now_s)
         return effects
@@ -323,9 +326,10 @@ class Replanner:
 
     def _solve(self, now_s: float, *, last_resort: bool = False) -> list[Effect]:
         forced = self._schedule.take()
-        model, constraints = self._target.model, self._target.constraints
+        model = self._target.model
         if model is None:
             return []
+        constraints = self._target.planned = self._target.constraints
         self._eligibility.use_model(model.name)
         usable = self._fleet.usable()
         births = self._eligibility.births(last_resort=last_resort)
@@ -371,12 +375,7 @@ class Replanner:
 
     def _no_plan(self, code: NoPlanCode, reason: str) -> list[Effect]:
         """No new plan for now; a working one stays."""
-        left_out = self._eligibility.left_out()
-        if self._eligibility.failures():  # to be mended first: what is missing without them is no advice
-            reason = f"left out: {left_out}. Without: {reason}"
-        elif left_out:
-            reason = f"{reason} (left out: {left_out})"
-        why = NoPlan(code, reason)
+        why = NoPlan(code, self._eligibility.why_no_plan(reason))
         self._report.failed(why.reason)
         if self._active is None:
             return self._report.there_is_none(why)

@@ -14,3 +14,10 @@ class PlanTarget:
 
     model: ServedModel | None = None
     constraints: PlanConstraints = field(default_factory=PlanConstraints)
+    planned: PlanConstraints | None = None
+    """The constraints that the planner was last asked with; None before it was asked."""
+
+    @property
+    def has_other_constraints(self) -> bool:
+        """Have the constraints changed since the planner was last asked?"""
+        return self.planned not in (None, self.constraints)

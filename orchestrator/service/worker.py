@@ -1,4 +1,5 @@
-"""The worker: slow jobs beside the service's thread. One opens models, solves and assembles, one makes prompts."""
+"""The worker: slow jobs beside the service's thread. One thread opens models, solves and assembles, one answers what
+operators ask the planner, one makes prompts, one compiles forms."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from dataclasses import replace
 
 from orchestrator.effects import (
     BuildSegments,
+    CheckPlan,
     CompileGrammar,
     DivideFleet,
     EncodePrompt,
@@ -28,6 +30,7 @@ from orchestrator.events import (
     JobFailed,
     ModelOpened,
     ModelUnusable,
+    PlanChecked,
     PlanEvaluated,
     PlanPreviewed,
     PlanSolved,
@@ -74,6 +77,7 @@ Job = (
     | CompileGrammar
     | SolvePlan
     | PreviewPlan
+    | CheckPlan
     | DivideFleet
     | BuildSegments
     | PlanStandby
@@ -119,7 +123,8 @@ class Worker:
     """Runs jobs one after the other; results wait in ``results``, ``wake`` is called for each.
 
     Prompts have a thread of their own: they are made in a millisecond, and must not wait for plans. So have forms that
-    answers are bound to: they may take seconds, and neither plans nor prompts are to wait for them.
+    answers are bound to, and what operators ask the planner: either may take seconds, and neither prompts nor the
+    plans that readers wait for are to wait for them.
     """
 
     def __init__(self, store: ModelStore, *, wake: Callable[[], None], solve: Solver = default_solver) -> None:
@@ -135,6 +140,7 @@ class Worker:
         """Models that can't be removed without force meanwhile, and what lets go of them."""
         self._holding = threading.Lock()
         self._jobs = _JobThread(self._run, "worker")
+        self._questions = _JobThread(self._run, "questions")
         self._prompts = _JobThread(self._run, "prompts")
         self._forms = _JobThread(self._run, "forms")
 
@@ -145,15 +151,18 @@ class Worker:
                 self._prompts.submit(job)
             case CompileGrammar():
                 self._forms.submit(job)
+            case PreviewPlan() | CheckPlan():
+                self._questions.submit(job)
             case _:
                 self._jobs.submit(job)
 
     def close(self) -> None:
         """Drop jobs that have not begun; those that have may take `CLOSE_S` to end."""
         ends_s = time.monotonic() + CLOSE_S
-        for thread in (self._prompts, self._forms, self._jobs):
+        threads = (self._prompts, self._forms, self._questions, self._jobs)
+        for thread in threads:
             thread.close()
-        for thread in (self._prompts, self._forms, self._jobs):
+        for thread in threads:
             thread.join(max(0.0, ends_s - time.monotonic()))
         self.keep(())
 
@@ -219,6 +228,10 @@ class Worker:
                 if isinstance(answer, Infeasible) and answer.fits:
                     problem, answer = answer.fits, self._solve(answer.fits)
                 return PlanPreviewed(number, preview(problem, answer, pipelines))
+            case CheckPlan(number, problem):
+                from orchestrator.planning.solver.solve import solve
+
+                return PlanChecked(number, solve(problem, prove=False))
             case DivideFleet(number, problem, kept, pipelines, margin):
                 from orchestrator.pipelines.partition import divide
 

@@ -15,6 +15,7 @@ from orchestrator.deployment.plan import ServingSettings
 from orchestrator.effects import (
     Asker,
     BuildSegments,
+    CheckPlan,
     CompileGrammar,
     DivideFleet,
     Effect,
@@ -41,6 +42,7 @@ from orchestrator.events import (
     ModelOpened,
     ModelUnusable,
     NodeSaid,
+    PlanChecked,
     PlanEvaluated,
     PlanHeard,
     PlanPreviewed,
@@ -244,6 +246,8 @@ class World:
                 return [PlanSolved(job, self.solver(problem))]
             case PreviewPlan(job, problem, pipelines):
                 return [PlanPreviewed(job, preview(problem, self.solver(problem), pipelines))]
+            case CheckPlan(job, problem):
+                return [PlanChecked(job, self.solver(problem))]
             case DivideFleet(job, problem, kept, pipelines, margin):
                 division = divide(problem, kept, pipelines=pipelines, margin=margin)
                 return [FleetDivided(job, division.groups, division.tokens_per_s)]

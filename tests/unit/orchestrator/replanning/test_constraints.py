@@ -7,14 +7,15 @@ import pytest
 
 from orchestrator.commands.plan import _constraints as constraints_of
 from orchestrator.commands.plan import command
-from orchestrator.effects import SaveConstraints, TellHistory
+from orchestrator.effects import BuildSegments, Note, PreviewPlan, SaveConstraints, SolvePlan, TellHistory
+from orchestrator.events import NodeSaid
 from orchestrator.planning.errors import BadConstraint
 from orchestrator.planning.problem import NodeLimit, Objective, Pin
 from orchestrator.replanning.constraints import apply_command, parse_units, planner_constraints
 from schemas.contract import dump, load
 from schemas.errors import MemberError
 from schemas.messages import PlanConstraints, PrepareSegment
-from tests.support.orchestrating import World
+from tests.support.orchestrating import World, begun, ends_well
 
 
 @pytest.fixture
@@ -115,6 +116,71 @@ def test_apply_puts_the_plan_in_force_and_keeps_the_constraints(world: World) ->
     world.join("e", memory_mb=2000, speed_flops=1e12)
     world.wait(5.0)
     assert unwanted not in nodes_of(world)
+
+
+def epochs_prepared(world: World) -> list[str]:
+    """The epochs that nodes were told to prepare, in order."""
+    commands = (command for name in world.nodes for command in world.commands(name, PrepareSegment))
+    return sorted({str(command.epoch) for command in commands})
+
+
+@pytest.mark.parametrize("held", [SolvePlan, BuildSegments])
+def test_constraints_given_while_a_ring_stands_still_are_in_the_next_plan_at_one_rollout(
+    world: World, held: type
+) -> None:
+    request, lost = begun(world), nodes_of(world)[0]
+    pinned, other = sorted(set(world.nodes) - {lost})[:2]
+    world.hold = (held, PreviewPlan)
+    prepared = epochs_prepared(world)
+    world.kill(lost)
+    world.wait(1.0)
+    under_way = [effect for effect in world.effects if isinstance(effect, held)][-1]
+    assert world.control("apply", pins=[["ends", pinned], ["0-3", other]]) is None
+    world.hold = ()
+    if isinstance(under_way, SolvePlan):
+        wanted = [effect for effect in world.effects if isinstance(effect, SolvePlan)][-1]
+        world.solved(under_way.job, world.solver(under_way.problem))
+        world.solved(wanted.job, world.solver(wanted.problem))
+    else:
+        wanted = [effect for effect in world.effects if isinstance(effect, BuildSegments)][-1]
+        for build in (under_way, wanted):
+            for event in world._follow(build):
+                world.event(event)
+    assert wanted is not under_way
+    assert nodes_of(world) == [pinned, other, pinned]
+    assert epochs_prepared(world) == [*prepared, str(world.plan.epoch)]
+    reply = world.reply()
+    assert reply
+    assert reply.result == {"changed": True}
+    ends_well(world, request)
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_a_rollout_that_readers_wait_for_goes_on_once_a_part_is_loaded_and_else_is_begun_anew(is_loaded: bool) -> None:
+    world = World().serve("a", "b", "c", "d")
+    request, before = begun(world), world.plan.context_tokens
+    lost, taker, *others = sorted(set(world.nodes), key=lambda name: name != nodes_of(world)[0])
+    for name in (taker, *others):
+        world.nodes[name].silent = name != taker or not is_loaded
+    world.kill(lost)
+    world.wait(1.0)
+    assert world.control("apply", context_tokens=128) is None
+    for name in (taker, *others):
+        world.nodes[name].silent = False
+        newest = world.commands(name, PrepareSegment)[-1]
+        for said in world.nodes[name].react(newest):
+            world.event(NodeSaid(name, said))
+    assert world.plan.context_tokens == (before if is_loaded else 128)
+    given_up = [effect.text for effect in world.effects if isinstance(effect, Note) and effect.kind == "given_up"]
+    assert [text.rpartition(": ")[2] for text in given_up] == ["other constraints are to be respected"] * (
+        not is_loaded
+    )
+    ends_well(world, request)
+    world.wait(2.0)
+    assert world.plan.context_tokens == 128
+    reply = world.reply()
+    assert reply
+    assert reply.result == {"changed": True}
 
 
 def test_pins_put_both_ends_on_one_node(world: World) -> None:
