@@ -19,6 +19,11 @@ class MessageError(ContractError):
 class MessageTooLong(MessageError):
     """A JSON message has more bytes than any may have."""
 
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(f"message of {size_bytes} bytes, allowed are {limit_bytes}")
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
 
 class MemberError(MessageError):
     """A member is missing or outside its limits. ``place`` is its path, empty for the whole; ``problem`` says what."""

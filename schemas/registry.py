@@ -82,4 +82,4 @@ def decode(payload: bytes, *expected: type[_T]) -> _T:
 
 def _check_size(payload: bytes) -> None:
     if len(payload) > MAX_MESSAGE_BYTES:
-        raise MessageTooLong(f"message of {len(payload)} bytes, allowed are {MAX_MESSAGE_BYTES}")
+        raise MessageTooLong(len(payload), MAX_MESSAGE_BYTES)

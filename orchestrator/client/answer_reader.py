@@ -16,6 +16,7 @@ from broker.errors import PayloadTooLarge
 from orchestrator.client.answer_stream import AnswerStream, StreamMessage
 from orchestrator.client.answer_times import AnswerTimes
 from orchestrator.client.errors import AnswerIncomplete, QuestionTooLong, find_broker, start_one
+from schemas.errors import MessageTooLong
 from schemas.messages import CancelRequest, OrchestratorStatus, StreamError, StreamStatus, SubmitRequest, decode, encode
 from schemas.topics import REQUEST_CANCEL, REQUEST_RENEW, REQUEST_SUBMIT
 
@@ -90,7 +91,7 @@ class AnswerReader:
         """Ask a question, and read its answer from now on; what comes is noted in what is returned.
 
         Raises:
-            QuestionTooLong: the broker does not pass it on.
+            QuestionTooLong: the broker does not pass it on, or no message may be so long.
         """
         now_s = time.monotonic()
         if not self._streams:
@@ -113,10 +114,10 @@ class AnswerReader:
         return self._streams.pop(request, None) is not None
 
     def _publish(self, stream: AnswerStream, submit: SubmitRequest) -> None:
-        payload = encode(submit)
         try:
+            payload = encode(submit)
             self._bus.publish(REQUEST_SUBMIT.format(client=self._name), payload, qos=1)
-        except PayloadTooLarge as error:
+        except (PayloadTooLarge, MessageTooLong) as error:
             raise QuestionTooLong(error.size_bytes, error.limit_bytes) from None
         stream.question_bytes = len(payload)
         self._submitted_s[submit.request] = time.monotonic()

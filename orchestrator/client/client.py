@@ -26,7 +26,7 @@ from orchestrator.client.errors import AnswerIncomplete, ControlRefused, NoOrche
 from orchestrator.client.fleet_commands import FleetCommands
 from orchestrator.client.question import PIPELINE, Question
 from schemas.closing import Closing
-from schemas.errors import ContractError
+from schemas.errors import ContractError, MessageTooLong
 from schemas.limits import DEFAULT_PATIENCE_S
 from schemas.messages import (
     ChatMessage,
@@ -168,8 +168,8 @@ class Client(FleetCommands, Closing):
         """Ask a question, and return the answer to come.
 
         Raises:
-            MessageError: too long, or outside the limits of `SubmitRequest`.
-            QuestionTooLong: the broker does not pass it on.
+            MessageError: outside the limits of `SubmitRequest`.
+            QuestionTooLong: the broker does not pass it on, or no message may be so long.
         """
         submit, size_bytes = self.worded(question)
         if size_bytes > SURE_BYTES:
@@ -183,7 +183,10 @@ class Client(FleetCommands, Closing):
     def worded(self, question: Question) -> tuple[SubmitRequest, int]:
         """A question as the orchestrator is asked it, and the message's length in bytes; errors as in `submit`."""
         submit = question.submit(client=self._name, connection=self._connection, lease_s=self._lease_s)
-        payload = encode(submit)
+        try:
+            payload = encode(submit)
+        except MessageTooLong as error:
+            raise QuestionTooLong(error.size_bytes, error.limit_bytes) from None
         decode(payload, SubmitRequest)  # the orchestrator drops what is outside the contract's limits, without a word
         return submit, len(payload)
 

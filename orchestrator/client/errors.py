@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from broker.errors import IS_HOST_ON
 from orchestrator.errors import OrchestratorError
+from schemas.registry import MAX_MESSAGE_BYTES
 
 
 class ClientError(OrchestratorError):
@@ -55,13 +56,17 @@ class OtherModel(ClientError):
 
 
 class QuestionTooLong(ClientError):
-    """The broker does not take messages as long as a question makes."""
+    """A question makes a longer message than the broker passes on, or than any may be."""
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
-        super().__init__(
-            f"the question makes a message of {size_bytes:,} bytes, and the broker passes on {limit_bytes:,} bytes at"
-            " most: shorten it, or raise the broker's limit (Mosquitto: max_packet_size, message_size_limit)"
-        )
+        if limit_bytes >= MAX_MESSAGE_BYTES:
+            text = f"the question makes a message of {size_bytes:,} bytes, and {limit_bytes:,} are allowed: shorten it"
+        else:
+            text = (
+                f"the question makes a message of {size_bytes:,} bytes, and the broker passes on {limit_bytes:,} bytes"
+                " at most: shorten it, or raise the broker's limit (Mosquitto: max_packet_size, message_size_limit)"
+            )
+        super().__init__(text)
 
 
 class NodeKeepsLayers(ClientError):

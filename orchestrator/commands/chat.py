@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import click
 
-from orchestrator.client import Answer, AnswerFailed, AnswerIncomplete
+from orchestrator.client import Answer, AnswerFailed, AnswerIncomplete, QuestionTooLong
 from orchestrator.commands.answers import (
     AnswerOptions,
     answer_options,
@@ -150,7 +150,7 @@ class Conversation:
                     continue
                 _tell_failure(f"{error}; /reset forgets the conversation" if is_full else str(error))
                 return
-            except (AnswerIncomplete, MessageError) as error:
+            except (AnswerIncomplete, MessageError, QuestionTooLong) as error:
                 _tell_failure(str(error))
                 return
         click.echo()

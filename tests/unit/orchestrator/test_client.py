@@ -414,6 +414,13 @@ def test_a_question_that_the_broker_does_not_pass_on_is_refused_with_both_number
     assert len(fake.submitted) == 1
 
 
+def test_a_question_that_no_broker_would_pass_on_is_refused_in_the_same_words(fake: FakeOrchestrator) -> None:
+    words = r"the question makes a message of 2,000,\d{3} bytes, and 1,500,000 are allowed: shorten it"
+    with fake.connect() as client, pytest.raises(QuestionTooLong, match=words):
+        client.ask(prompt="x" * 2_000_000)
+    assert fake.submitted == []
+
+
 def test_a_question_that_the_broker_refuses_fails_at_once(
     fake: FakeOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
