@@ -170,7 +170,8 @@ class Core:
         self._silence_due_s = self.plane.fleet.next_expiry_s()
         self.plane.readers.hold_clock(now_s)
         if event.reconnect:
-            return [Note("the broker is back", kind="broker"), *self.plane.pipelines.republish(now_s)]
+            text = "this orchestrator stood still, and goes on" if event.stood_still else "the broker is back"
+            return [Note(text, kind="broker"), *self.plane.pipelines.republish(now_s)]
         self.plane.pipelines.start(now_s)
         if self.plane.opening:
             return self.plane.open_model(self.plane.opening)

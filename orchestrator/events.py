@@ -28,11 +28,13 @@ from schemas.messages import (
 
 @dataclass(frozen=True)
 class BusUp:
-    """Subscriptions are in force, for the first time or again."""
+    """Subscriptions are in force, for the first time or again, and nobody else serves."""
 
     reconnect: bool
     max_message_bytes: int = MAX_PAYLOAD_BYTES
     """What the broker takes of this orchestrator, as far as it says."""
+    stood_still: bool = False
+    """It was this process that was away, not the broker."""
 
 
 @dataclass(frozen=True)

@@ -216,6 +216,8 @@ def _cause(event: Event) -> str:
             return f"with these tokens from {sender}"
         case NodeSaid(node=node, message=message):
             return f"{node} said {_said(message)}"
+        case BusUp(stood_still=True):
+            return "the orchestrator had stood still"
         case BusUp(reconnect=True):
             return "the broker is back"
         case BusDown():

@@ -296,7 +296,7 @@ class Service:
             case Claim.NOTHING if said.state == "asks" and self._asks:  # whoever else serves was heard before this
                 self._asks = False
                 self.tellers.again()
-                self._handle(self._bus_up(reconnect=True))
+                self._handle(self._bus_up(reconnect=True, stood_still=self._held is not None))
                 self._say_status(self._tenure.own)
                 held, self._held = self._held or [], None
                 for earlier in held:
@@ -313,9 +313,9 @@ class Service:
         topic = OPERATOR_WISHES.format(pipeline=self._pipeline)
         self._publish(topic, wishes, OPERATOR_WISHES.qos, OPERATOR_WISHES.retain)
 
-    def _bus_up(self, *, reconnect: bool) -> BusUp:
+    def _bus_up(self, *, reconnect: bool, stood_still: bool = False) -> BusUp:
         announced_bytes = self._bus.announced_payload_bytes - LONGEST_TOPIC_BYTES
-        return BusUp(reconnect, min(announced_bytes, MAX_PAYLOAD_BYTES))
+        return BusUp(reconnect, min(announced_bytes, MAX_PAYLOAD_BYTES), stood_still)
 
     def _handle(self, event: Event) -> None:
         self._do(self.core.handle(event, time.monotonic()))

@@ -278,6 +278,19 @@ def test_a_broker_that_comes_back_empty_gets_the_plan_again(
         assert hello(client) == answer_text(5, 10)
 
 
+def test_who_stood_still_does_not_say_that_the_broker_was_away(
+    broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.listen()
+    with running(broker, tmp_path):
+        with monkeypatch.context() as patched:
+            patched.setattr("orchestrator.service.service._STOOD_STILL_S", -1.0)  # as if each turn came too late
+            told: list[str] = []
+            while not told:
+                told = [event.text for event in client.events() if event.kind == "broker"]
+        assert set(told) == {"this orchestrator stood still, and goes on"}
+
+
 def test_garbage_is_counted_logged_once_and_harms_nobody(
     broker: MemoryBroker, fleet: ScriptedFleet, client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
