@@ -140,6 +140,10 @@ class Player:
             case Kind.BROKER_AWAY:
                 world.broker.kill()
                 return world.broker.restart
+            case Kind.HOST_KILLED:
+                ends = [world.broker.restart, self._kill(ORCHESTRATOR)]
+                world.broker.kill()
+                return lambda: [end() for end in ends] and None
             case _ if kind in ON_ALL:
                 return self._disturb(kind)
             case Kind.LAYERS_MOVED:

@@ -37,6 +37,7 @@ class Kind(Enum):
     MESSAGES_LATE = "some JSON messages arrive twice, the second time late and behind others: MQTT does not do that"
     LAYERS_MOVED = "an operator has layers moved"
     REBALANCED = "an operator asks for the best plan"
+    HOST_KILLED = "the broker and the orchestrator are killed, and started again"
 
 
 LOSE_TODAY = frozenset({Kind.MESSAGES_LATE})
@@ -93,7 +94,9 @@ LONG = Shape(faults=(3, 6), span_s=15.0, lasts_s=(0.0, 12.0))
 WHOLE = Shape(faults=(4, 8), span_s=60.0, lasts_s=(0.0, 60.0))
 SHAPES = {"short": SHORT, "long": LONG, "whole": WHOLE}
 
-STARTED_AGAIN = frozenset({Kind.NODE_KILLED, Kind.NODES_KILLED, Kind.BROKER_AWAY, Kind.ORCHESTRATOR_KILLED})
+STARTED_AGAIN = frozenset(
+    {Kind.NODE_KILLED, Kind.NODES_KILLED, Kind.BROKER_AWAY, Kind.ORCHESTRATOR_KILLED, Kind.HOST_KILLED}
+)
 FREEZE_S = 30.0
 """The others: a link is cut or silent, and a process stands still, no longer than this."""
 

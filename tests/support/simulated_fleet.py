@@ -209,9 +209,11 @@ class SimulatedFleet:
                 self._away_for(bus.client_id, fault.lasts_s, bus.fall_silent, bus.speak)
             case Kind.CLIENT_RECONNECTS:
                 self._bus_of(fault, target).drop()
-            case Kind.BROKER_RESTARTED | Kind.BROKER_AWAY:
+            case Kind.BROKER_RESTARTED | Kind.BROKER_AWAY | Kind.HOST_KILLED:
                 self.broker.stop(forget=not self._retains)
                 self._away_for("broker", fault.lasts_s, lambda: None, lambda: setattr(self.broker, "is_up", True))
+                if kind is Kind.HOST_KILLED:
+                    self._away_for("orchestrator", fault.lasts_s, self.orchestrator.kill, self.orchestrator.start)
             case _ if kind in ON_ALL:
                 self._disturb(kind, fault.lasts_s)
             case Kind.LAYERS_MOVED:
