@@ -165,6 +165,12 @@ class ControlPlane:
         opening = {self.opening} if self.opening else set()
         return frozenset(opening.union(*(pipeline.models_in_use() for pipeline in self.pipelines.all)))
 
+    def _why_none(self, pipeline: Pipeline) -> str:
+        """Why a pipeline has no plan, or which nodes the one that was left waits for; else empty."""
+        if waits_for := pipeline.adopter.waits_for:
+            return f"the plan that was left waits for {waits_for}"
+        return "" if pipeline.active or pipeline.is_planning or self.opening else pipeline.report.why_none.reason
+
     def status(self) -> StatusReply:
         """The state of the service, for operators."""
         pipeline = self.pipeline
@@ -172,7 +178,7 @@ class ControlPlane:
         return StatusReply(
             pipeline=self.name,
             state="opening model" if self.opening else pipeline.state(),
-            reason="" if active or pipeline.is_planning or self.opening else pipeline.report.why_none.reason,
+            reason=self._why_none(pipeline),
             model=model.name if model else None,
             epoch=str(active.plan.epoch) if active else None,
             nodes=len(self.fleet.usable()),

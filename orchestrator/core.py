@@ -130,9 +130,10 @@ class Core:
                 return self._bus_up(event, now_s)
             case BusDown():
                 self._bus_is_up, self._silence_due_s = False, math.inf
+                self.plane.pipelines.cut_off()
                 return [Note("the broker is out of reach", warning=True, kind="broker")]
             case Restored():
-                self.plane.pipelines.restore(event.requests, now_s)
+                self.plane.pipelines.restore(event.requests, event.plans, now_s)
             case Stopping():
                 return self.plane.pipelines.stop(now_s)
         return []

@@ -10,6 +10,7 @@ from orchestrator.planning.profile import Profile
 from schemas.messages import (
     Epoch,
     Grammar,
+    Plan,
     PlanConstraints,
     PlanView,
     ResponseTo,
@@ -180,6 +181,13 @@ class SavePlan:
 
 
 @dataclass(frozen=True)
+class SaveRunning:
+    """Remember the plan that is in force, or that none is any more; done before it is published."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True)
 class SaveProfile:
     """Remember what a node measured or was observed to do."""
 
@@ -301,6 +309,7 @@ Effect = (
     | LimitMessages
     | SaveEpoch
     | SavePlan
+    | SaveRunning
     | SaveProfile
     | SaveConstraints
     | TellHistory

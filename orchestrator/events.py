@@ -279,7 +279,8 @@ class JobFailed:
 
 @dataclass(frozen=True)
 class SavedRequest:
-    """What was kept of a request that had not ended. ``epoch``: of the plan it was opened in last; empty: in none.
+    """What was kept of a request that had not ended. ``epoch``: of the plan it was opened in last; empty: in none;
+    0-0: somebody else has served since.
 
     The prompt is what it was opened with: encoded once more it could be another, since templates may have the date.
     """
@@ -297,9 +298,10 @@ class SavedRequest:
 
 @dataclass(frozen=True)
 class Restored:
-    """Requests that had not ended when the orchestrator last ended."""
+    """Requests that had not ended when the orchestrator last ended, and the plans that were in force."""
 
     requests: tuple[SavedRequest, ...]
+    plans: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,11 @@ class Timing:
     """From the start until the fleet is believed to be complete; nodes heard of only by retained messages need
     one heartbeat to count."""
     adopt_s: float = 3.0
-    """From the start until every node of a ring that an earlier start has left must have been heard of: three
-    heartbeats."""
+    """From the start, or from the last node that came since, until every node of a ring that an earlier start has left
+    must have been heard of: three heartbeats."""
+    adopt_most_s: float = 15.0
+    """So long, from the first node on, where others come one after the other, or the broker has forgotten them: the
+    longest wait between two attempts to reconnect, and some time to do it on a busy machine."""
     prepare_silence_s: float = 60.0
     """A node that prepares its segment and reports no progress for this long has failed."""
     exclude_s: float = 30.0

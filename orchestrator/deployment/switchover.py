@@ -21,7 +21,7 @@ from orchestrator.deployment.open_requests import OpenRequests
 from orchestrator.deployment.plan import Building, DeployedPlan, ReadyPlan
 from orchestrator.deployment.plan_view import plan_view, successor_view
 from orchestrator.deployment.rollout import Rollout, RolloutState, prepare_commands, why_too_long
-from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan
+from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan, SaveRunning
 from orchestrator.fleet.fleet_view import FleetView
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment
@@ -137,12 +137,12 @@ class Switchover:
         return migration_of(plan, running, work, rates, limit_s=self._timing.move_copy_s)
 
     def adopt(self, plan: DeployedPlan, now_s: float) -> list[Effect]:
-        """Go on with a plan that an earlier start has left in force, and with what is open in it."""
+        """Go on with a plan that an earlier start left, and what is open in it; the broker may have forgotten it."""
         self.active = self.newest = ReadyPlan(plan, {})
         self.epochs.published(plan.pipeline, plan.epoch)
         text = f"epoch {plan.epoch} of {plan.pipeline} goes on: {plan.model.name} on {', '.join(plan.solution.nodes)}"
         note = Note(text, kind="plan", pipeline=plan.pipeline)
-        return [SaveEpoch(self.epochs.latest), note, *self._requests.go_on(self.active, now_s)]
+        return [SaveEpoch(self.epochs.latest), *_tell(plan.message()), note, *self._requests.go_on(self.active, now_s)]
 
     # --- the way of a plan ------------------------------------------------------------------------------------
 
@@ -268,7 +268,7 @@ class Switchover:
         self.epochs.published(plan.pipeline, plan.epoch)
         predicted = plan.solution.predicted
         return [
-            _publish(plan.message()),
+            *_tell(plan.message()),
             SavePlan(plan.epoch, plan_view(plan, rollout.ready)),
             Note(
                 f"epoch {plan.epoch} of {plan.pipeline} is in force: {plan.model.name} on"
@@ -388,7 +388,12 @@ class Switchover:
         self.missing.forget()
         down = replace(like, epoch=self.epochs.next(), ring=(), starts=())
         self.epochs.published(down.pipeline, down.epoch)
-        return [SaveEpoch(down.epoch), _publish(down)]
+        return [SaveEpoch(down.epoch), *_tell(down)]
+
+
+def _tell(plan: Plan) -> list[Effect]:
+    """Put a plan in force: whoever goes on after this start knows it from the broker or from the database."""
+    return [SaveRunning(plan), _publish(plan)]
 
 
 def _publish(plan: Plan) -> Publish:

@@ -265,24 +265,37 @@ class PipelinePool:
             return [], False
         if not self._epochs.go_above(plan):
             return [], self._epochs.is_superseded_by(plan)
+        self._found(plan, is_left=retained, is_kept=True)
+        return [], False
+
+    def _found(self, plan: Plan, *, is_left: bool = True, is_kept: bool) -> None:
         self.touch_all()
         pipeline = self._all.get(plan.pipeline) or self._add(plan.pipeline)
-        if plan.ring and retained:
-            pipeline.adopter.found(plan)
+        if is_left:
+            pipeline.adopter.found(plan, is_kept=is_kept)
         left = [one for one in self.all if one.adopter.plan]
         if len(left) > 1 or self._allocator.wants_several:
             for one in left:
                 one.adopter.refuse("the fleet is to be divided anew")
-        return [], False
 
-    def restore(self, saved: Sequence[SavedRequest], now_s: float) -> None:
-        """Go on with the requests of an earlier start, as soon as a plan is in force."""
+    def restore(self, saved: Sequence[SavedRequest], plans: Sequence[Plan], now_s: float) -> None:
+        """Go on with the requests of an earlier start, in its plans if they are still in force."""
         self.touch_all()
+        for plan in plans:
+            if plan.pipeline in self._names and self._epochs.go_above(plan):
+                self._found(plan, is_kept=False)
         self.all[0].requests.restore(saved, now_s)
+
+    def cut_off(self) -> None:
+        """The broker is out of reach: no node of a plan that is to be adopted is missed meanwhile."""
+        for pipeline in self.all:
+            pipeline.adopter.start(math.inf)
 
     def republish(self, now_s: float) -> list[Effect]:
         """Say again what may be lost, after a while without a connection."""
         self.touch_all()
+        for pipeline in self.all:
+            pipeline.adopter.start(now_s)
         return [effect for pipeline in self.all for effect in pipeline.republish(now_s)]
 
     def stop(self, now_s: float) -> list[Effect]:

@@ -9,6 +9,7 @@ from typing import Protocol
 from orchestrator.deployment.plan import DeployedPlan, NoPlan
 from orchestrator.effects import Effect
 from orchestrator.pipelines.pipeline_nodes import PipelineNodes
+from orchestrator.replanning.adopter import Adopter
 from orchestrator.replanning.report import PlanningReport
 from orchestrator.requests.patience import WaitsFor
 from orchestrator.requests.scheduler import RequestScheduler
@@ -24,6 +25,7 @@ class Waiting(Protocol):
 
     requests: RequestScheduler
     report: PlanningReport
+    adopter: Adopter
 
     @property
     def is_serving(self) -> bool:
@@ -62,7 +64,8 @@ def waits_for(pipeline: Waiting, lost: Iterable[str], why_none: NoPlan | None) -
     ]
     failure = pipeline.report.last_failure
     last = [f"last failure: {failure}"] if failure else []
-    state = ", ".join((pipeline.state(), *fetching, *last))
+    left = [f"the plan that was left waits for {pipeline.adopter.waits_for}"] if pipeline.adopter.waits_for else []
+    state = ", ".join((pipeline.state(), *left, *fetching, *last))
     return WaitsFor(f"a plan without {nodes}: {state}" if nodes else f"a plan: {state}", "not_ready")
 
 

@@ -1,7 +1,8 @@
 """Adopting the plan that an earlier start of the orchestrator has left in force (pure).
 
-Nodes keep on answering while the orchestrator is away. One that starts takes the retained plan over as it is, if every
-node of the ring says in its heartbeat that it holds its stage; otherwise the plan is taken down and another one made.
+Nodes keep on answering while the orchestrator is away. One that starts takes the plan over as it is, if every node of
+the ring says in its heartbeat that it holds its stage; otherwise the plan is taken down and another one made. The plan
+is the one that the broker has kept, or the database's where that is newer: a broker that was killed may have forgotten.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from orchestrator.planning.problem import Stage
 from orchestrator.planning.solution import Solution
 from orchestrator.replanning.jobs import Jobs
 from orchestrator.replanning.planner_input import PlannerInput
+from orchestrator.replanning.roll_call import RollCall, listed, not_heard
 from orchestrator.replanning.target import PlanTarget
 from orchestrator.timing import Timing
-from schemas.messages import Heartbeat, Plan
+from schemas.messages import Epoch, Heartbeat, Plan
 
 
 class Adopter:
@@ -37,10 +39,10 @@ class Adopter:
         jobs: Jobs,
         switchover: Switchover,
     ) -> None:
-        self.plan: Plan | None = None
-        """The plan that was left; None when there is none, or no more."""
         self.was_found = False
         """Was a plan left, whatever became of it?"""
+        self.waits_for = ""
+        """The nodes that have not been heard of with their parts for longer than that usually takes, in words."""
         self._fleet = fleet
         self._settings = settings
         self._timing = timing
@@ -48,38 +50,44 @@ class Adopter:
         self._input = planner_input
         self._jobs = jobs
         self._switchover = switchover
-        self._held: set[int] = set()
-        """Stages whose node has said that it holds them."""
-        self._due_s = math.inf
+        self._ring: RollCall | None = None
+        self._newest: Epoch | None = None
+        """Of the plans that were found, those that had been taken down included."""
+        self._is_kept = False
+        """Does the broker have the plan?"""
+        self._started_s = self._due_s = math.inf
         self._job: int | None = None
         self._solution: Solution | None = None
         self._refused = ""
         """Why it is not to be adopted, as others know."""
 
     @property
+    def plan(self) -> Plan | None:
+        """The plan that was left; None when there is none, or no more."""
+        return self._ring.plan if self._ring else None
+
+    @property
     def nodes(self) -> set[str]:
         """The nodes of the plan that is to be adopted."""
-        return {stage.node for stage in self.plan.ring} if self.plan else set()
+        return set(self._ring.starts) if self._ring else set()
 
-    def found(self, plan: Plan) -> None:
-        """A plan was left; the newest counts."""
-        self.plan, self._held, self._job, self._solution = plan, set(), None, None
-        self.was_found = True
+    def found(self, plan: Plan, *, is_kept: bool) -> None:
+        """A plan was left, or taken down; the newest counts. ``is_kept``: the broker has it, not only the database."""
+        if self._newest is not None and plan.epoch <= self._newest:
+            self._is_kept |= is_kept and plan.epoch == self._newest
+            return
+        self._newest, self._is_kept, self._job, self._solution = plan.epoch, is_kept, None, None
+        self._ring = RollCall(plan, self._fleet, self._timing) if plan.ring else None
+        self.was_found |= bool(plan.ring)
 
     def start(self, now_s: float) -> None:
         """The fleet can be heard from now on."""
-        self._due_s = now_s + self._timing.adopt_s
+        self._started_s = now_s
 
     def heard(self, beat: Heartbeat) -> None:
         """Take in which stages a node holds."""
-        plan = self.plan
-        if plan is None:
-            return
-        for stage in beat.stages:
-            if (stage.pipeline, stage.epoch) == (plan.pipeline, plan.epoch) and stage.stage < len(plan.ring):
-                here = (plan.ring[stage.stage].node, plan.starts[stage.stage])
-                if here == (beat.node, beat.incarnation):
-                    self._held.add(stage.stage)
+        if self._ring:
+            self._ring.heard(beat)
 
     def refuse(self, why: str) -> None:
         """Adopt nothing, for a reason that others know."""
@@ -92,14 +100,14 @@ class Adopter:
 
     def failed(self, job: int, reason: str) -> bool:
         """Note that the plan could not be evaluated; false when that was not asked for here."""
-        if self.plan is None or job != self._job:
+        if self._ring is None or job != self._job:
             return False
         self._refused = reason
         return True
 
     def next_deadline_s(self) -> float:
         """When ``advance`` next has something to do by time alone."""
-        return self._due_s if self.plan and self._job is None else math.inf
+        return self._due_s if self._ring else math.inf
 
     def advance(self, now_s: float) -> tuple[list[Effect], bool]:
         """Do what is due, while there is a plan to be adopted.
@@ -107,27 +115,38 @@ class Adopter:
         Returns:
             Effects, and whether the plan was adopted.
         """
-        plan, model = self.plan, self._target.model
-        if plan is None:
+        ring, model = self._ring, self._target.model
+        if ring is None:
             return [], False
+        if not self._is_kept and now_s < self._started_s + self._timing.start_s:
+            self._due_s = self._started_s + self._timing.start_s  # until then the broker may tell of a newer one
+            return [], False
+        ring.look(now_s)
+        effects: list[Effect] = []
         try:
-            why_not = self._why_not(plan, model, now_s)
-            if not why_not and model is not None:
-                if self._solution is not None:
-                    self.plan = None
-                    return self._switchover.adopt(self._deployed(plan, model, self._solution), now_s), True
-                return self._ask(plan, model), False
+            why_not = self._why_not(ring, model, now_s)
+            if not why_not:
+                effects += self._wait(ring, now_s)
+                if model is not None and self._solution is not None:
+                    self._end()
+                    return self._switchover.adopt(self._deployed(ring, model, self._solution), now_s), True
+                if model is not None and self._job is None and not ring.absent():
+                    effects.append(self._evaluate(ring, model))
         except (PlanningError, BadConstraint) as error:
             why_not = str(error)
         if not why_not:
-            return [], False
-        self.plan = None
-        text = f"epoch {plan.epoch} of {plan.pipeline}, left by an earlier start, is given up: {why_not}"
-        note = Note(text, warning=True, kind="given_up", pipeline=plan.pipeline)
-        return [note, *self._switchover.take_down(plan)], False
+            return effects, False
+        self._end()
+        text = f"{_name(ring.plan)} is given up: {why_not}"
+        note = Note(text, warning=True, kind="given_up", pipeline=ring.plan.pipeline)
+        return [note, *self._switchover.take_down(ring.plan)], False
 
-    def _why_not(self, plan: Plan, model: ServedModel | None, now_s: float) -> str:
+    def _end(self) -> None:
+        self._ring, self.waits_for = None, ""
+
+    def _why_not(self, ring: RollCall, model: ServedModel | None, now_s: float) -> str:
         """Why the plan can't be adopted; empty while it may."""
+        plan = ring.plan
         if self._refused:
             return self._refused
         if len(plan.starts) != len(plan.ring) or not plan.chunk_tokens:
@@ -136,28 +155,35 @@ class Adopter:
             return f"it is for the model {plan.model}"
         if model is not None and model.manifest.kv_rounding != plan.kv_rounding:
             return "its keys and values are not rounded as they are to be now (serve --kv)"
-        missing = [stage.node for number, stage in enumerate(plan.ring) if number not in self._held]
-        if missing and now_s >= self._due_s:
-            return f"{', '.join(dict.fromkeys(missing))} is not heard of with its part"
-        # It may have said that it holds its part, and have gone since.
-        gone = [node for node, start in _starts(plan).items() if not self._fleet.is_usable(node, start)]
-        if gone and now_s >= self._due_s and self._job is None:
-            return f"{', '.join(gone)} is gone"
+        if ring.why_not:
+            return ring.why_not
+        absent = ring.absent()  # some may have said that they hold their parts, and have gone since
+        if absent and self._job is None and now_s >= ring.until_s(self._started_s):
+            return not_heard(absent)
         return ""
 
-    def _ask(self, plan: Plan, model: ServedModel) -> list[Effect]:
-        """Have the plan evaluated, once it is known that all of its ring is there."""
-        if self._job is not None or len(self._held) < len(plan.ring):
+    def _wait(self, ring: RollCall, now_s: float) -> list[Effect]:
+        """Say for whom the plan waits, once that takes long."""
+        absent = ring.absent() if self._job is None else []
+        usual_s = self._started_s + self._timing.adopt_s
+        was_told, self.waits_for = bool(self.waits_for), listed(absent) if absent and now_s >= usual_s else ""
+        self._due_s = math.inf
+        if absent:
+            until_s = ring.until_s(self._started_s)
+            self._due_s = until_s if self.waits_for else min(until_s, usual_s)
+        if was_told or not self.waits_for:
             return []
-        starts = _starts(plan)
-        if not all(self._fleet.is_usable(node, start) for node, start in starts.items()):
-            return []
-        births = [birth for birth in self._fleet.usable() if birth.node in starts]
-        problem = self._input.given(model, births, plan)
-        self._job = self._jobs.begin(self._settings.pipeline)
-        return [EvaluatePlan(self._job, problem, tuple(Stage(s.node, s.start, s.stop) for s in plan.ring))]
+        return [Note(f"{_name(ring.plan)} waits for {self.waits_for}", pipeline=ring.plan.pipeline)]
 
-    def _deployed(self, plan: Plan, model: ServedModel, solution: Solution) -> DeployedPlan:
+    def _evaluate(self, ring: RollCall, model: ServedModel) -> EvaluatePlan:
+        """Have the plan evaluated: all of its ring is there."""
+        births = [birth for birth in self._fleet.usable() if birth.node in ring.starts]
+        problem = self._input.given(model, births, ring.plan)
+        self._job = self._jobs.begin(self._settings.pipeline)
+        return EvaluatePlan(self._job, problem, tuple(Stage(s.node, s.start, s.stop) for s in ring.plan.ring))
+
+    def _deployed(self, ring: RollCall, model: ServedModel, solution: Solution) -> DeployedPlan:
+        plan = ring.plan
         return DeployedPlan(
             pipeline=plan.pipeline,
             epoch=plan.epoch,
@@ -167,13 +193,12 @@ class Adopter:
             wire_dtype=plan.wire_dtype,
             chunk_tokens=plan.chunk_tokens,
             solution=solution,
-            incarnations=_starts(plan),
+            incarnations=ring.starts,
             max_message_bytes=plan.max_message_bytes,
             memory_margin=self._settings.memory_margin,
             batches=plan.batches,
         )
 
 
-def _starts(plan: Plan) -> dict[str, int]:
-    """Which start of each node of its ring a plan counts on."""
-    return dict(zip((stage.node for stage in plan.ring), plan.starts, strict=True))
+def _name(plan: Plan) -> str:
+    return f"epoch {plan.epoch} of {plan.pipeline}, left by an earlier start,"

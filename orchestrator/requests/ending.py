@@ -25,3 +25,8 @@ def ended_text(end: StreamEnd) -> str:
         f"{end.request} ended ({end.finish_reason}): {end.completion_tokens} tokens, first after {end.ttft_s:.3f} s,"
         f" all after {end.total_s:.3f} s"
     )
+
+
+def unheard_text(request: str, client: str) -> str:
+    """The line for the log about a request of an earlier start that its reader does not ask for any more."""
+    return f"{request} is forgotten: {client}, who reads it, was not heard of since this start, and may have it already"

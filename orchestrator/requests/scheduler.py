@@ -9,7 +9,7 @@ from orchestrator.deployment.plan import ReadyPlan
 from orchestrator.effects import Effect, ForgetRequest, Note, Publish, SaveRequest, SaveTokens, command
 from orchestrator.events import GrammarCompiled, PromptEncoded, PromptUnusable, SavedRequest, TokensHeard
 from orchestrator.model.prompt import PromptRefused
-from orchestrator.requests.ending import ended_text
+from orchestrator.requests.ending import ended_text, unheard_text
 from orchestrator.requests.form_desk import FormDesk
 from orchestrator.requests.opening import ask_again, open_on
 from orchestrator.requests.patience import WaitsFor, end_of, is_at_end
@@ -262,8 +262,7 @@ class RequestScheduler:
         """Go on with the requests that an earlier start has opened in a plan that is adopted; the nodes end others."""
         plan = active.plan
         mine = [session for session in self._queue if session.opened_in == str(plan.epoch) and session.fit_on(plan)]
-        kept = tuple(session.request for session in mine)
-        keep = KeepRequests(pipeline=plan.pipeline, epoch=plan.epoch, requests=kept)
+        keep = KeepRequests(pipeline=plan.pipeline, epoch=plan.epoch, requests=tuple(one.request for one in mine))
         effects: list[Effect] = [command(node, keep) for node in dict.fromkeys(plan.nodes)]
         for session in mine:
             self._queue.leave(session)
@@ -349,15 +348,14 @@ class RequestScheduler:
     def stop(self, now_s: float) -> list[Effect]:
         """Leave off: the next start goes on with requests that have patience; the others end."""
         effects: list[Effect] = []
+        reason = "the orchestrator was stopped: start it and ask again"
         for session in self.sessions:
             if session.phase is Phase.CLOSING:
                 effects += self._end(session)
             elif session.submit.patience_s:
                 effects += session.tell_waiting("the orchestrator, which was stopped", now_s, self._timing)
             else:
-                effects += self.abandon(
-                    session, "failed", "the orchestrator was stopped: start it and ask again", now_s
-                )
+                effects += self.abandon(session, "failed", reason, now_s)
         return effects
 
     def abandon(self, session: Session, code: ErrorCode, reason: str, now_s: float) -> list[Effect]:
@@ -392,6 +390,8 @@ class RequestScheduler:
     def _fail(self, session: Session, code: ErrorCode, reason: str, summary: str = "") -> list[Effect]:
         """End a request with an error; ``summary`` is for the log where ``reason`` may have people's text in it."""
         self._queue.leave(session)
+        if session.awaits_reader:
+            return [Note(unheard_text(session.request, session.client)), *self._forget(session)]
         note = Note(f"{session.request} failed ({code}): {summary or reason}", warning=True)
         return [*session.tell_error(code, reason), note, *self._forget(session)]
 

@@ -78,7 +78,7 @@ class Session:
     reader_due_s: float = math.inf
     """When its reader counts as gone."""
     awaits_reader: bool = False
-    """It is not opened before its reader is heard: another orchestrator may have answered it meanwhile."""
+    """It is not opened before its reader is heard, nor told to have failed: another one may have answered it."""
     retry_s: float = -math.inf
     """It is not opened before this: a node had no room for it."""
     stalled_at: int | None = None

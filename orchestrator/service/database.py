@@ -32,6 +32,7 @@ from schemas.messages import (
     CommittedPlan,
     Epoch,
     NodeProfile,
+    Plan,
     PlanConstraints,
     PlanView,
     SubmitRequest,
@@ -43,6 +44,8 @@ _Arguments = ParamSpec("_Arguments")
 
 _BUSY_TIMEOUT_S = 5.0
 _KEPT_PLANS = 1000
+_OF_NO_PLAN = Epoch(generation=0, counter=0)
+_OF_SERVICE = "pipeline = ?1 OR pipeline GLOB ?1 || '-[0-9]*'"
 
 
 def _write(
@@ -162,6 +165,18 @@ class Database(Closing):
         return Epoch(generation=row[0], counter=row[1]) if row else None
 
     @_write
+    def begin_tenure(self, pipeline: str, orchestrator: str, last: str) -> None:
+        """Remember who serves from this database. ``last``: who did last, as the broker says; empty if it does not.
+
+        Somebody else has ended what was open here, or is asked for it again: see `SavedRequest.epoch`.
+        """
+        row = self._db.execute("SELECT orchestrator FROM tenures WHERE pipeline = ?", (pipeline,)).fetchone()
+        if row and last not in ("", row[0]):
+            left = (str(_OF_NO_PLAN), pipeline)
+            self._db.execute("UPDATE requests SET epoch = ? WHERE pipeline = ? AND epoch IS NOT NULL", left)
+        self._db.execute("INSERT OR REPLACE INTO tenures VALUES (?, ?)", (pipeline, orchestrator))
+
+    @_write
     def save_plan(self, epoch: Epoch, plan: PlanView) -> None:
         """Add a committed plan to the history, which keeps the newest 1000."""
         row = (plan.pipeline, epoch.generation, epoch.counter, plan.model, time.time(), json.dumps(contract.dump(plan)))
@@ -177,8 +192,8 @@ class Database(Closing):
     def plans(self, pipeline: str, *, limit: int = 20) -> tuple[CommittedPlan, ...]:
         """Committed plans of a service, newest first. What this version can't read is left out."""
         rows = self._db.execute(
-            """
-            SELECT committed_at, details FROM plans WHERE pipeline = ?1 OR pipeline GLOB ?1 || '-[0-9]*'
+            f"""
+            SELECT committed_at, details FROM plans WHERE {_OF_SERVICE}
             ORDER BY generation DESC, counter DESC LIMIT ?2
             """,
             (pipeline, limit),
@@ -187,6 +202,23 @@ class Database(Closing):
         for committed_at, details in rows:
             with suppress(ContractError):
                 found.append(contract.load(CommittedPlan, {"committed_at": committed_at, **json.loads(details)}))
+        return tuple(found)
+
+    @_write
+    def save_running(self, plan: Plan) -> None:
+        """Remember the plan that a pipeline has in force; one without a ring: that it has none."""
+        if plan.ring:
+            self._db.execute("INSERT OR REPLACE INTO running VALUES (?, ?)", (plan.pipeline, encode(plan)))
+        else:
+            self._db.execute("DELETE FROM running WHERE pipeline = ?", (plan.pipeline,))
+
+    def running(self, pipeline: str) -> tuple[Plan, ...]:
+        """The plans of a service that were in force at the last. What this version can't read is left out."""
+        rows = self._db.execute(f"SELECT plan FROM running WHERE {_OF_SERVICE} ORDER BY pipeline", (pipeline,))
+        found = []
+        for (plan,) in rows:
+            with suppress(ContractError):
+                found.append(decode(bytes(plan), Plan))
         return tuple(found)
 
     # --- nodes ------------------------------------------------------------------------------------------------

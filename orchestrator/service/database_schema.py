@@ -45,6 +45,10 @@ ALTER TABLE requests ADD COLUMN ttft_s REAL
     """
 CREATE TABLE labels (node TEXT PRIMARY KEY, label TEXT NOT NULL)
 """,
+    """
+CREATE TABLE running (pipeline TEXT PRIMARY KEY, plan BLOB NOT NULL);
+CREATE TABLE tenures (pipeline TEXT PRIMARY KEY, orchestrator TEXT NOT NULL)
+""",
 )
 """What each version changed."""
 SCHEMA_VERSION = len(SCHEMAS)

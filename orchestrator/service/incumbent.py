@@ -23,13 +23,13 @@ def will_of(pipeline: str, orchestrator: str) -> Will:
     return Will(topic, encode(gone), qos=ORCHESTRATOR_STATUS.qos, retain=ORCHESTRATOR_STATUS.retain)
 
 
-def ask_for_incumbent(bus: Bus, pipeline: str, orchestrator: str, *, take_over: bool) -> int:
+def ask_for_incumbent(bus: Bus, pipeline: str, orchestrator: str, *, take_over: bool) -> OrchestratorStatus | None:
     """Make sure that nobody serves the pipeline; to be called on a connected bus with no subscriptions.
 
     ``take_over``: whoever does is to end.
 
     Returns:
-        A generation above that of the last one who served it.
+        What is known of the last one who served it; None where that is nothing.
 
     Raises:
         PipelineTaken: somebody serves it.
@@ -54,7 +54,7 @@ def ask_for_incumbent(bus: Bus, pipeline: str, orchestrator: str, *, take_over: 
                 break
             if said.state == "here" and not event.retain:
                 raise taken(said)
-    return last.generation + 1 if last else 0
+    return last
 
 
 def _events(bus: Bus, until_s: float) -> Iterator[object]:

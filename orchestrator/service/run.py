@@ -128,7 +128,7 @@ def _serve(
         bus.connect()
         on_connected()
         take_over = config.take_over or config.standby  # who stands by has seen that nobody answers
-        least = ask_for_incumbent(bus, config.pipeline, orchestrator, take_over=take_over)
+        last = ask_for_incumbent(bus, config.pipeline, orchestrator, take_over=take_over)
         # Only now: whoever serves the fleet on this machine has its port, and that it serves is what is to be said.
         http = stack.enter_context(_http_server(config, store, membership))
         if membership:
@@ -136,9 +136,7 @@ def _serve(
         else:
             own_urls = reachable_urls(config.blob_host, http.port, (bus.address.host, bus.address.port))
         blob_urls = tuple(f"{url.rstrip('/')}{BLOBS_PATH}" for url in config.advertised_urls or own_urls)
-        service = Service(
-            config, bus, store, state, blob_urls=blob_urls, orchestrator=orchestrator, least_generation=least
-        )
+        service = Service(config, bus, store, state, blob_urls=blob_urls, orchestrator=orchestrator, last=last)
         if membership:
             service.inbox.on_heard = membership.saw
             service.inbox.is_member = membership.is_member

@@ -38,6 +38,7 @@ from orchestrator.effects import (
     SavePlan,
     SaveProfile,
     SaveRequest,
+    SaveRunning,
     SaveTokens,
     TellEvents,
     TellHistory,
@@ -106,9 +107,9 @@ class Service:
         blob_urls: tuple[str, ...],
         solve: Solver = default_solver,
         orchestrator: str = "",
-        least_generation: int = 0,
+        last: OrchestratorStatus | None = None,
     ) -> None:
-        """``orchestrator``: what tells this start from others, as in the will of the bus; ``least_generation``: see
+        """``orchestrator``: what tells this start from others, as in the will of the bus; ``last``: see
         `ask_for_incumbent`."""
         self._pipeline = config.pipeline
         self._bus = bus
@@ -134,13 +135,10 @@ class Service:
             draft_tokens=config.draft_tokens,
             memory_margin=config.memory_margin,
         )
-        generation = max(state.next_generation(config.pipeline), least_generation)
-        self._tenure = Tenure.begin(
-            config.pipeline,
-            orchestrator or secrets.token_hex(4),
-            generation=generation,
-            host=socket.gethostname(),
-        )
+        generation = max(state.next_generation(config.pipeline), last.generation + 1 if last else 0)
+        name = orchestrator or secrets.token_hex(4)
+        self._tenure = Tenure.begin(config.pipeline, name, generation=generation, host=socket.gethostname())
+        state.begin_tenure(config.pipeline, name, last.orchestrator if last else "")
         self._status_topic = ORCHESTRATOR_STATUS.format(pipeline=config.pipeline)
         self._storage = StorageWatch(f"{state.path} is written again")
         self._asks = False
@@ -277,7 +275,7 @@ class Service:
             return
         self._waiting_for.difference_update(patterns)
         if not self._waiting_for:
-            self._handle(Restored(self._state.requests(self._pipeline)))
+            self._handle(Restored(self._state.requests(self._pipeline), self._state.running(self._pipeline)))
             self._handle(self._bus_up(reconnect=False))
             self._say_status(self._tenure.own)
             self._say_wishes()
@@ -366,6 +364,8 @@ class Service:
                 self._state.save_epoch(self._pipeline, epoch)
             case SavePlan(epoch, plan):
                 self._state.save_plan(epoch, plan)
+            case SaveRunning(running):
+                self._state.save_running(running)
             case SaveConstraints(constraints):
                 self._state.save_constraints(self._pipeline, constraints)
                 self._say_wishes()

@@ -104,6 +104,22 @@ def test_answers_go_on_and_the_running_plan_stays(world: World) -> None:
         assert client.status().epoch == epoch, "nothing was loaded anew"
 
 
+def test_the_running_plan_stays_where_the_broker_was_killed_too(world: World) -> None:
+    """Mosquitto has no memory of its own here: the database has the plan, and nodes say that they hold their parts."""
+    with operator(world.broker.url) as client:
+        epoch = client.status().epoch
+
+    def restart() -> None:
+        world.kill()
+        world.broker.restart(abruptly=True)
+        world.start()
+
+    assert answers(world, restart) == world.undisturbed
+    with operator(world.broker.url) as client:
+        assert client.status().epoch == epoch, "nothing was loaded anew"
+    assert f"epoch {epoch} of main goes on" in world.starts[-1].log()
+
+
 def test_answers_go_on_without_the_database(world: World) -> None:
     def restart() -> None:
         world.kill()

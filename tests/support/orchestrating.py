@@ -28,6 +28,7 @@ from orchestrator.effects import (
     Publish,
     SaveOpened,
     SaveRequest,
+    SaveRunning,
     SaveTokens,
     SolvePlan,
 )
@@ -170,19 +171,30 @@ class World:
         self._generation += 1
         return Core(ControlPlane(self._settings, generation=self._generation, **self._options))
 
-    def restart(self, *, database: bool = True, missing: Sequence[str] = ()) -> None:
-        """Another start of the orchestrator; ``missing``: nodes that the broker knows nothing of."""
-        plans = {plan.pipeline: plan for plan in self.published(Plan)}
+    def restart(
+        self,
+        *,
+        database: bool = True,
+        broker: bool = True,
+        missing: Sequence[str] = (),
+        served_elsewhere: bool = False,
+    ) -> None:
+        """Another start of the orchestrator; ``missing``: nodes that the broker knows nothing of. ``broker``: it has
+        kept what it was told to keep. ``served_elsewhere``: somebody else has gone on with the plan meanwhile."""
+        plans = {plan.pipeline: plan for plan in self.published(Plan)} if broker else {}
+        running = {effect.plan.pipeline: effect.plan for effect in self.effects if isinstance(effect, SaveRunning)}
         saved = self.saved() if database else ()
+        if served_elsewhere:
+            saved = tuple(replace(one, epoch="0-0") for one in saved)
         self.core = self._new_core()
         for name, node in self.nodes.items():
-            if name not in missing:
+            if broker and name not in missing:
                 start = node.birth.incarnation
                 self.event(NodeSaid(name, node.birth, retained=True))
                 self.event(NodeSaid(name, NodeStatus(node=name, incarnation=start, online=node.alive), retained=True))
         for plan in plans.values():
             self.event(PlanHeard(plan, retained=True))
-        self.event(Restored(saved))
+        self.event(Restored(saved, tuple(plan for plan in running.values() if plan.ring) if database else ()))
         self.up()
 
     def saved(self) -> tuple[SavedRequest, ...]:

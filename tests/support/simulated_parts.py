@@ -467,16 +467,16 @@ class Orchestrator(Process):
         said = self._broker.retained.get(ORCHESTRATOR_STATUS.format(pipeline="main"))
         last = decode(said, OrchestratorStatus) if said else None
         wait_s = PROOF_S if last and last.state == "here" and not self._takes_over else 0.0
-        self._clock.after(wait_s, lambda: self._begin(start, name, last.generation + 1 if last else 0))
+        self._clock.after(wait_s, lambda: self._begin(start, name, last))
 
-    def _begin(self, start: int, name: str, least_generation: int) -> None:
+    def _begin(self, start: int, name: str, last: OrchestratorStatus | None) -> None:
         if not self._is_same(start):
             return
         assert self.bus
         with self._in_its_time():
             self.service = Service(
                 self._config, self.bus, _Store(), self._database, blob_urls=(BLOB_URL,), solve=_plan,
-                orchestrator=name, least_generation=least_generation,
+                orchestrator=name, last=last,
             )  # type: ignore[arg-type]  # fmt: skip
         self.bus.connect()
         self.service.begin()

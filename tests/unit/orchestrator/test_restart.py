@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.effects import OpenModel
-from orchestrator.events import ModelOpened, NodeSaid, Renewed
+from orchestrator.effects import Note, OpenModel
+from orchestrator.events import BusDown, BusUp, ModelOpened, NodeSaid, PlanHeard, Renewed
 from orchestrator.model.served import ServedModel
 from schemas.codec import Flag
 from schemas.messages import (
+    Epoch,
     KeepRequests,
+    NodeStatus,
     OpenRequest,
     Plan,
     PrepareSegment,
@@ -20,6 +22,7 @@ from schemas.messages import (
     ResendTokens,
     StreamEnd,
     StreamError,
+    StreamStatus,
     StreamText,
 )
 from schemas.topics import REQUEST_STREAM
@@ -45,6 +48,23 @@ def whole_text(world: World, request: str) -> str:
 def plans_in_force(world: World) -> list[Plan]:
     newest = {plan.pipeline: plan for plan in world.published(Plan)}
     return [plan for plan in newest.values() if plan.ring]
+
+
+def notes(world: World) -> list[Note]:
+    return [effect for effect in world.effects if isinstance(effect, Note)]
+
+
+def given_up(world: World) -> list[str]:
+    """Why plans that were left were given up."""
+    return [note.text.partition("is given up: ")[2] for note in notes(world) if note.kind == "given_up"]
+
+
+def comes_back(world: World, name: str) -> None:
+    """A node's connection is back, and with it what it has said of itself."""
+    node = world.nodes[name]
+    node.alive = True
+    world.event(NodeSaid(name, node.birth))
+    world.event(NodeSaid(name, NodeStatus(node=name, incarnation=node.birth.incarnation, online=True)))
 
 
 def prepared(world: World) -> int:
@@ -305,10 +325,178 @@ def test_what_another_orchestrator_may_have_answered_is_not_begun_before_its_rea
     assert len(world.commands(world.plan_nodes()[0], OpenRequest)) == opened + 1
 
 
-def test_a_request_whose_reader_is_not_heard_ends_without_a_step(world: World) -> None:
+def test_a_request_whose_reader_is_not_heard_is_forgotten_without_a_step_or_a_word(world: World) -> None:
+    """He may have the whole answer by now: he would be told that it had failed."""
     request = left_in_a_plan_that_is_gone(world)
     world.restart()
-    opened = len(world.published(OpenRequest))
+    opened, told = len(world.published(OpenRequest)), len(world.stream(request))
     world.wait(20.0)
     assert len(world.published(OpenRequest)) == opened
-    assert isinstance(world.end(request), StreamError)
+    assert all(isinstance(message, StreamStatus) for message in world.stream(request)[told:])
+    assert world.saved() == ()
+    (note,) = [note for note in notes(world) if "is forgotten" in note.text]
+    assert not note.warning
+    (error,) = world.event(Renewed("cli", RenewRequest(request=request, answer_tokens=3)))
+    assert error.message.code == "unknown", "he may ask again"  # type: ignore[union-attr]
+
+
+def test_what_somebody_else_has_ended_is_not_opened_again_in_the_plan_that_he_went_on_with(world: World) -> None:
+    request = world.ask(make_submit(max_tokens=20, patience_s=600.0, lease_s=4.0))
+    world.generate(request, 3)
+    epoch, opened = world.plan.epoch, len(world.published(OpenRequest))
+    world.restart(served_elsewhere=True)
+    world.wait(2.0)
+    assert world.plan.epoch == epoch
+    assert [keep.requests for keep in world.published(KeepRequests)] == 3 * [()]
+    world.event(Renewed("cli", RenewRequest(request=request, answer_tokens=3)))
+    assert len(world.published(OpenRequest)) > opened, "who is not done goes on here"
+
+
+# --- how long a plan that was left is waited for ------------------------------------------------------------------
+
+
+def test_a_plan_goes_on_where_nodes_come_one_after_the_other(world: World) -> None:
+    """Each takes longer than that usually takes, as on a busy machine."""
+    epoch = world.plan.epoch
+    for node in world.nodes.values():
+        node.alive = False
+    world.restart(missing=tuple(world.nodes))
+    world.wait(2.0)
+    for name in world.nodes:
+        comes_back(world, name)
+        world.wait(2.9)
+    assert world.plan.epoch == epoch
+    assert world.core.plane.pipeline.state() == "serving"
+    assert given_up(world) == []
+
+
+def test_nobody_is_missed_before_anybody_is_heard(world: World) -> None:
+    """The broker has just come up, too: there is no other plan to hurry for, and the log and the status say for whom
+    this one waits."""
+    epoch = world.plan.epoch
+    for node in world.nodes.values():
+        node.alive = False
+    world.restart(missing=tuple(world.nodes))
+    world.wait(20.0)
+    first, second, third = dict.fromkeys(stage.node for stage in world.plan.ring)
+    names = f"{first}, {second} and {third}"
+    assert [note.text for note in notes(world) if "waits for" in note.text] == [
+        f"epoch {epoch} of main, left by an earlier start, waits for {names}"
+    ]
+    assert world.core.plane.status().reason == f"the plan that was left waits for {names}"
+    for name in world.nodes:
+        comes_back(world, name)
+    world.wait(2.0)
+    assert world.plan.epoch == epoch
+    assert world.core.plane.status().reason == ""
+
+
+def test_who_is_not_heard_of_while_the_others_are_is_not_waited_for_for_long(world: World) -> None:
+    epoch, lost = world.plan.epoch, world.plan.ring[1].node
+    world.nodes[lost].alive = False
+    world.restart()
+    world.event(NodeSaid(lost, NodeStatus(node=lost, incarnation=1, online=True), retained=True))
+    world.wait(5.0)
+    assert given_up(world) == [f"{lost} is not heard of with its part"]
+    assert world.plan.epoch > epoch
+
+
+def test_several_that_are_not_heard_of_are_told_in_a_sentence(world: World) -> None:
+    others = world.plan_nodes()[1:]
+    for name in others:
+        world.nodes[name].alive = False
+    world.restart()
+    world.wait(5.0)
+    assert given_up(world) == [f"{' and '.join(others)} are not heard of with their parts"]
+
+
+def test_who_is_heard_without_his_part_ends_the_wait(world: World) -> None:
+    name = world.plan.ring[1].node
+    world.nodes[name].prepared.clear()
+    world.restart()
+    world.wait(1.1)
+    assert given_up(world) == [f"{name} does not hold its part any more"]
+
+
+def test_who_has_started_again_ends_the_wait(world: World) -> None:
+    name = world.plan.ring[1].node
+    world.kill(name)
+    world.restart()
+    world.join(name, incarnation=2)
+    assert given_up(world) == [f"{name} has started again"]
+
+
+def test_a_broker_that_goes_away_meanwhile_costs_the_plan_nothing(world: World) -> None:
+    epoch = world.plan.epoch
+    for node in world.nodes.values():
+        node.alive = False
+    world.restart()
+    world.wait(0.5)
+    world.event(BusDown())
+    world.wait(300.0)
+    for node in world.nodes.values():
+        node.alive = True
+    world.event(BusUp(reconnect=True))
+    world.wait(2.0)
+    assert world.plan.epoch == epoch
+
+
+# --- a broker that has forgotten the plan, too --------------------------------------------------------------------
+
+
+def test_a_plan_that_only_the_database_has_goes_on_and_the_broker_is_told_it_again(world: World) -> None:
+    request = world.ask()
+    world.generate(request, 3)
+    plan, before = world.plan, prepared(world)
+    for node in world.nodes.values():
+        node.alive = False
+    world.restart(broker=False)
+    told = len(world.published(Plan))
+    world.wait(1.0)
+    for name in world.nodes:
+        comes_back(world, name)
+    world.wait(2.0)
+    assert world.published(Plan)[told:] == [plan]
+    assert prepared(world) == before, "nothing was loaded anew"
+    world.generate(request, 5, flags=Flag.LENGTH)
+    assert whole_text(world, request) == answer_text(5, 8)
+
+
+def test_a_newer_plan_that_the_broker_has_wins_over_the_databases_one(world: World) -> None:
+    """Somebody else has served since. What the broker kept may come after all else that was subscribed to."""
+    mine = world.plan
+    theirs = replace(mine, epoch=Epoch(generation=9, counter=1))
+    for node in world.nodes.values():
+        node.prepared[theirs.epoch] = node.prepared.pop(mine.epoch, {})
+    world.restart(broker=False)
+    for name in world.nodes:
+        comes_back(world, name)
+    world.wait(1.4)
+    assert given_up(world) == []
+    world.event(PlanHeard(theirs, retained=True))
+    world.wait(2.0)
+    assert world.plan == theirs
+    assert world.core.plane.pipelines.generation == 10
+
+
+def test_a_plan_that_somebody_else_has_taken_down_is_not_adopted(world: World) -> None:
+    mine = world.plan
+    world.restart(broker=False)
+    world.event(PlanHeard(replace(mine, epoch=Epoch(generation=9, counter=1), ring=(), starts=()), retained=True))
+    for name in world.nodes:
+        comes_back(world, name)
+    world.wait(5.0)
+    assert given_up(world) == []
+    assert world.plan.epoch > Epoch(generation=9, counter=1)
+
+
+def test_the_databases_plan_wins_over_an_older_one_that_the_broker_has(world: World) -> None:
+    """A broker that is killed comes back with what it had written some time before."""
+    plan = world.plan
+    world.restart(broker=False)
+    world.event(PlanHeard(replace(plan, epoch=Epoch(generation=0, counter=9)), retained=True))
+    for name in world.nodes:
+        comes_back(world, name)
+    world.wait(3.0)
+    assert world.plan == plan
+    assert world.core.plane.pipeline.state() == "serving"

@@ -11,7 +11,7 @@ from orchestrator.effects import SaveTokens
 from orchestrator.errors import StateUnreadable
 from orchestrator.service.database import SCHEMA_VERSION, Database
 from schemas.errors import MemberError
-from schemas.messages import Epoch, PlanConstraints
+from schemas.messages import Epoch, Plan, PlanConstraints, StageRef
 from tests.support.plans import plan_of
 from tests.support.scripted_nodes import make_submit
 
@@ -27,6 +27,13 @@ def epoch(generation: int, counter: int) -> Epoch:
 
 def save_plan(state: Database, pipeline: str, of: Epoch) -> None:
     state.save_plan(of, plan_of(pipeline, of))
+
+
+def plan_in_force(pipeline: str, of: Epoch) -> Plan:
+    return Plan(
+        pipeline=pipeline, epoch=of, model="tiny", context_tokens=8, slots=1, wire_dtype="fp16",
+        ring=(StageRef(node="a", start=0, stop=6),), starts=(17,),
+    )  # fmt: skip
 
 
 def test_every_start_has_a_generation_of_its_own(path: Path) -> None:
@@ -127,6 +134,36 @@ def test_a_request_that_this_version_can_not_read_is_forgotten(path: Path) -> No
         assert state._db.execute("SELECT count(*) FROM requests").fetchone() == (0,)
 
 
+def test_the_plans_in_force_are_those_that_were_not_taken_down(path: Path) -> None:
+    first, second = (plan_in_force("main", epoch(3, counter)) for counter in (1, 2))
+    beside, other = (plan_in_force(name, epoch(3, 3)) for name in ("main-2", "other"))
+    with Database(path) as state:
+        for plan in (first, second, beside, other):
+            state.save_running(plan)
+    with Database(path) as state:
+        assert state.running("main") == (second, beside)
+        state.save_running(replace(second, epoch=epoch(3, 4), ring=(), starts=()))
+        assert state.running("main") == (beside,)
+        state._db.execute("UPDATE running SET plan = x'7b7d'")
+        assert state.running("main") == (), "another version's"
+
+
+def test_requests_that_somebody_else_has_had_since_are_open_in_no_plan(path: Path) -> None:
+    opened, waits = make_submit(1), make_submit(2)
+    with Database(path) as state:
+        state.begin_tenure("main", "aaaa", "")
+        for submit in (opened, waits):
+            state.begin_request("main", submit)
+        state.open_request(opened.request, model="tiny", prompt_ids=(7, 8), epoch="3-1")
+        state.begin_tenure("main", "aaab", "aaaa")
+        assert [saved.epoch for saved in state.requests("main")] == ["3-1", ""], "it was this database"
+        state.begin_tenure("main", "aaac", "")
+        assert [saved.epoch for saved in state.requests("main")] == ["3-1", ""], "the broker knows of nobody"
+        state.begin_tenure("main", "aaad", "bbbb")
+        state.begin_tenure("main", "aaae", "aaad")
+        assert [saved.epoch for saved in state.requests("main")] == ["0-0", ""]
+
+
 def test_a_damaged_file_is_one_line(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is not a database" * 1000)
@@ -177,12 +214,13 @@ def test_a_file_of_an_earlier_version_gets_what_it_lacks(path: Path) -> None:
         with sqlite3.connect(path) as db:
             db.execute("DROP TABLE drained")
             db.execute("DROP TABLE tokens")
-            db.execute("DROP TABLE labels")
+            for table in ("labels", "running", "tenures"):
+                db.execute(f"DROP TABLE {table}")
             db.execute("ALTER TABLE constraints RENAME COLUMN constraints TO wishes")
             db.execute("""INSERT INTO constraints VALUES ('main', 0, '{"exclude": ["a"], "context_tokens": null}')""")
             db.execute("PRAGMA user_version = 2")
     with Database(path) as state:
-        assert state.drained() == frozenset()
+        assert (state.drained(), state.running("main")) == (frozenset(), ())
         assert state.epoch("main") == epoch(5, 7)
         assert state.constraints("main") == PlanConstraints(exclude=("a",))
     copy = path.with_name(f"{path.name}.schema-2")
@@ -217,7 +255,8 @@ def test_a_request_that_an_earlier_version_has_kept_goes_on(path: Path) -> None:
     with Database(path) as state:
         state.begin_request("main", make_submit())
         state._db.execute("ALTER TABLE requests DROP COLUMN ttft_s")
-        state._db.execute("DROP TABLE labels")
+        for table in ("labels", "running", "tenures"):
+            state._db.execute(f"DROP TABLE {table}")
         state._db.execute("PRAGMA user_version = 6")
     with Database(path) as state:
         state.add_tokens([SaveTokens(make_submit().request, 0, (1,), 0.5)])
