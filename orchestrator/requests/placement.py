@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.deployment.plan import DeployedPlan
+from orchestrator.model.manifest import Manifest
 from orchestrator.requests.answer import Answer
 from schemas.messages import Epoch, OpenRequest, SubmitRequest
 
 _DRAFT_WINDOWS = 8
+
+
+def most_windows(manifest: Manifest) -> int:
+    """The most runs with guesses that may be on their way in one answer of a model.
+
+    Where positions are folded into a state, a stage can go back to where the last run began, and no further.
+    """
+    return 1 if manifest.folds_positions else _DRAFT_WINDOWS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +50,13 @@ class Placement:
         moved_tokens: int,
     ) -> Placement:
         """An answer goes on, or begins, in a plan; ``draft_tokens`` as in `RequestScheduler`."""
-        # Where positions are folded into a state, a stage can go back to where the last run began, and no further.
-        folds = plan.model.manifest.folds_positions
         return cls(
             epoch=plan.epoch,
             ring=plan.nodes,
             eos_ids=plan.model.manifest.eos_ids,
             begun_at=answer.next_position,
             draft_tokens=draft_tokens if len(plan.nodes) > 1 else 0,  # one stage alone saves no hop by it
-            draft_windows=1 if folds else _DRAFT_WINDOWS,
+            draft_windows=most_windows(plan.model.manifest),
             prefix=prefix,
             moved_tokens=moved_tokens,
         )

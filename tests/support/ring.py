@@ -16,6 +16,7 @@ from typing import Any
 from broker.bus import Delivery
 from broker.mqtt import MqttBus
 from orchestrator.model.model import Model
+from orchestrator.requests.placement import most_windows
 from schemas import messages
 from schemas.codec import Flag, Frame, decode_frames, request_number
 from schemas.messages import (
@@ -284,12 +285,14 @@ class Ring:
         eos_ids: Sequence[int] = (),
         request: str | None = None,
         draft_tokens: int = 0,
-        draft_windows: int = 8,
+        draft_windows: int | None = None,
         prefix: Answer | None = None,
         prefix_tokens: int = 0,
     ) -> Answer:
-        """Open a request on the deployed plan."""
+        """Open a request on the deployed plan, with as many windows of guesses as an orchestrator would have."""
         request = request or secrets.token_hex(8)
+        if draft_windows is None:
+            draft_windows = most_windows(self._model.manifest)
         options = {
             "sampling": sampling or Sampling(), "eos_ids": tuple(eos_ids), "draft_tokens": draft_tokens,
             "draft_windows": draft_windows,
