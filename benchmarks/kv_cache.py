@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import harness
-import numpy as np
 from harness import Result, alternate, main, median_result, note
+from judged import judge, text_ids
 from rings import CHUNK_TOKENS, LocalChain, ring_of_nodes
 from smollm2 import open_smollm2
 
@@ -27,7 +24,7 @@ from orchestrator.model.model import Model
 from schemas.limits import MB
 from tests.support.live_move import move
 
-TEXT_TOKENS, WINDOW_TOKENS = 2000, 500
+TEXT_TOKENS = 2000
 QUICK_TOKENS = 40
 FILLED_TOKENS, QUICK_FILLED_TOKENS = 2048, 256
 BEHIND_TOKENS = (128, 1024)
@@ -40,18 +37,6 @@ WITHIN = 1.1
 MOST_PERPLEXITY_PERCENT = 0.5
 Kinds = dict[str, Model]
 """By type of keys and values, float32 first."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a model makes of a text: what each token costs, in nats, and the most likely token at its place."""
-
-    losses: list[float]
-    best: list[int]
-
-    @property
-    def perplexity(self) -> float:
-        return math.exp(statistics.fmean(self.losses))
 
 
 def kinds_of(profile: str) -> Kinds:
@@ -73,14 +58,13 @@ def measure(quick: bool) -> list[Result]:
 
 
 def _text(profile: str, kinds: Kinds, tokens: int) -> list[Result]:
-    text = (harness.ROOT / "LICENSE").read_text(encoding="utf-8")
-    ids = list(kinds["fp32"].tokenizer().encode(text))[:tokens]
-    plain = _judge(kinds["fp32"], ids)
+    ids = text_ids(kinds["fp32"], tokens)
+    plain = judge(LocalChain(kinds["fp32"]), ids)
     results = [Result(f"{profile} fp32: perplexity of {len(ids)} tokens", plain.perplexity, "perplexity")]
     for kind in SHARES:
-        other = _judge(kinds[kind], ids)
+        other = judge(LocalChain(kinds[kind]), ids)
         change = 100 * (other.perplexity / plain.perplexity - 1)
-        same = statistics.fmean(map(float, np.equal(plain.best, other.best)))
+        same = other.agreement(plain.best)
         note(f"{profile} {kind}: perplexity {change:+.3f} %, agreement {same:.4f}")
         target = {"at_most": MOST_PERPLEXITY_PERCENT} if profile == "exact" else {}
         results += [
@@ -88,21 +72,6 @@ def _text(profile: str, kinds: Kinds, tokens: int) -> list[Result]:
             Result(f"{profile} {kind}: the same most likely token", same, "of 1"),
         ]
     return results
-
-
-def _judge(model: Model, ids: Sequence[int]) -> Judged:
-    chain = LocalChain(model)
-    judged = Judged([], [])
-    for begin in range(0, len(ids), WINDOW_TOKENS):
-        window = ids[begin : begin + WINDOW_TOKENS]
-        for position in range(0, len(window) - 1, CHUNK_TOKENS):
-            chunk = window[position : position + CHUNK_TOKENS]
-            logits = chain.all_logits(chunk, position).astype(np.float64)
-            for row, following in zip(logits, window[position + 1 : position + 1 + len(chunk)], strict=False):
-                peak = row.max()
-                judged.losses.append(math.log(np.exp(row - peak).sum()) + peak - row[following])
-                judged.best.append(int(row.argmax()))
-    return judged
 
 
 def _memory(kinds: Kinds, tokens: int) -> list[Result]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
-import harness
-import numpy as np
 from harness import Result, main, note
-from rings import CHUNK_TOKENS, LocalChain
+from judged import judge, text_ids
+from rings import LocalChain
 from smollm2 import open_smollm2
 
 from orchestrator.model.model import Model
@@ -16,23 +13,12 @@ from schemas.messages import WireDtype
 
 STAGES = 4
 TEXT_TOKENS = 2000
-WINDOW_TOKENS = 500
 MOST_PERCENT: dict[WireDtype, float] = {"fp16": 0.1, "int8": 0.5}
 
 
 def _perplexity(model: Model, wire: WireDtype, ids: list[int]) -> float:
     """exp of the mean negative log-likelihood of every token but each window's first, in nats."""
-    chain = LocalChain(model, STAGES, wire=wire)
-    losses: list[float] = []
-    for begin in range(0, len(ids), WINDOW_TOKENS):
-        window = ids[begin : begin + WINDOW_TOKENS]
-        for position in range(0, len(window) - 1, CHUNK_TOKENS):
-            chunk = window[position : position + CHUNK_TOKENS]
-            logits = chain.all_logits(chunk, position).astype(np.float64)
-            for row, target in zip(logits, window[position + 1 : position + 1 + len(chunk)], strict=False):
-                peak = row.max()
-                losses.append(math.log(np.exp(row - peak).sum()) + peak - row[target])
-    return math.exp(sum(losses) / len(losses))
+    return judge(LocalChain(model, STAGES, wire=wire), ids).perplexity
 
 
 def _bytes(model: Model) -> list[Result]:
@@ -52,8 +38,7 @@ def measure(quick: bool) -> list[Result]:
     results: list[Result] = []
     for profile in profiles:
         model = open_smollm2(profile)
-        text = (harness.ROOT / "LICENSE").read_text(encoding="utf-8")
-        ids = list(model.tokenizer().encode(text))[: 40 if quick else TEXT_TOKENS]
+        ids = text_ids(model, 40 if quick else TEXT_TOKENS)
         reference = _perplexity(model, "fp32", ids)
         results.append(Result(f"{profile} fp32: perplexity of {len(ids)} tokens", reference, "perplexity"))
         for wire, most in MOST_PERCENT.items():

@@ -167,8 +167,8 @@ class ControlPlane:
 
     def _why_none(self, pipeline: Pipeline) -> str:
         """Why a pipeline has no plan, or which nodes the one that was left waits for; else empty."""
-        if waits_for := pipeline.adopter.waits_for:
-            return f"the plan that was left waits for {waits_for}"
+        if pipeline.adopter.waiting:
+            return pipeline.adopter.waiting
         return "" if pipeline.active or pipeline.is_planning or self.opening else pipeline.report.why_none.reason
 
     def status(self) -> StatusReply:

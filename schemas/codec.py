@@ -374,6 +374,12 @@ def kept_dtype(layer: KvLayer) -> Dtype | None:
     return Dtype.FP16 if layer.rounding == HALVES else Dtype.INT8
 
 
+def may_keep(layer: KvLayer, dtype: Dtype | None) -> bool:
+    """Is this how a layer's keys and values are to be kept? Those that are not rounded are in floats of any size."""
+    rounded = kept_dtype(layer)
+    return dtype is rounded if rounded else dtype is not Dtype.INT8
+
+
 WIRE_DTYPES: Final[dict[WireDtype, Dtype]] = {"fp32": Dtype.FP32, "fp16": Dtype.FP16, "int8": Dtype.INT8}
 
 

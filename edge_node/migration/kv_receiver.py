@@ -13,7 +13,7 @@ from edge_node.requests.request import StageRequest
 from edge_node.stage_spec import StageSpec
 from edge_node.wire.frames import kv_ack_frame
 from edge_node.wire.topics import StageTopics
-from schemas.codec import Dtype, Frame, KvRowsHeader, kept_dtype, unpack_kv_header
+from schemas.codec import Frame, KvRowsHeader, may_keep, unpack_kv_header
 from schemas.messages import Epoch, KvLayer
 from schemas.segment_tensors import cache_parts, state_pieces
 
@@ -28,8 +28,7 @@ class Supplier:
 
     def sends(self, frame: Frame, header: KvRowsHeader) -> bool:
         """Are the rows, or the piece of states, of the layer's shape, and rounded as those here are?"""
-        rounded = kept_dtype(self.layer)
-        if frame.dtype is not rounded and (rounded or frame.dtype is Dtype.INT8):
+        if not may_keep(self.layer, frame.dtype):
             return False
         pieces = state_pieces(self.layer)
         if pieces:

@@ -203,10 +203,14 @@ class KvSender:
 
     def is_due(self, requests: Mapping[int, StageRequest]) -> bool:
         """Is there something to send, or to report?"""
+        lengths = self._now(requests)
+        return self._next_copy(lengths) is not None or self._has_news(lengths)
+
+    def _now(self, requests: Mapping[int, StageRequest]) -> dict[int, int]:
+        """How many positions of each request there are to be sent by now, with all that changed since the last time."""
         self._queue_states(requests)
         self._look_back(requests)
-        lengths = self._lengths(requests)
-        return self._next_copy(lengths) is not None or self._has_news(lengths)
+        return self._lengths(requests)
 
     def _look_back(self, requests: Mapping[int, StageRequest]) -> None:
         """Look for rows that were computed again: there were wrong guesses, in windows behind the one that says so."""
@@ -254,9 +258,7 @@ class KvSender:
         if self._began_s is None:
             self._began_s = now_s
         effects: list[Effect] = []
-        self._queue_states(requests)
-        self._look_back(requests)
-        lengths = self._lengths(requests)
+        lengths = self._now(requests)
         while len(effects) < _MESSAGES_PER_TURN and (copy := self._next_copy(lengths)) is not None:
             effects.append(self._message(copy, lengths, requests))
             copy.message_sent(now_s)

@@ -286,8 +286,7 @@ class StageRequest:
         self, first: int, tokens: Sequence[int], count: int, now_s: float, limits: GuessLimits
     ) -> Sequence[int]:
         """What may follow the tokens that a run of ``count`` positions gave from position ``first`` on."""
-        if self.guesser is None or self.finish:
-            return ()
+        assert self.guesser
         following = first + len(tokens)
         certain = self.allowed.certain(following, self.tokens, limits.most_certain) if self.allowed else ()
         return self.guesser.after(first, tokens, count, now_s, limits, certain)

@@ -21,7 +21,7 @@ from edge_node.effects import SendKvRows, WriteKvRows
 from edge_node.errors import SegmentUnusable
 from edge_node.runtime import process_heap
 from edge_node.wire.frames import kv_rows_frame
-from schemas.codec import KV_HEADER_BYTES, Dtype, kept_dtype
+from schemas.codec import KV_HEADER_BYTES, Dtype, may_keep
 from schemas.messages import KvLayer
 from schemas.segment_tensors import cache_parts, past, present
 
@@ -81,8 +81,7 @@ class KvCache:
                 past_name, present_name = past(layer.layer, name), present(layer.layer, name)
                 shape = (slots, heads, context_tokens, width)
                 dtype = np.dtype(dtypes[past_name])
-                rounded = kept_dtype(layer)
-                if _WIRE.get(dtype) is not rounded and (rounded or dtype == np.int8):
+                if not may_keep(layer, _WIRE.get(dtype)):
                     raise SegmentUnusable(f"layer {layer.layer} has a KV cache of {dtype}, which is not the plan's")
                 kept = heir_of.buffer(layer.layer, part) if heir_of else None
                 if kept is not None and (kept.data.shape, kept.data.dtype) != (shape, dtype):

@@ -362,12 +362,13 @@ class Stage:
         self, state: StageRequest, position: int, tokens: Sequence[int], count: int, now_s: float
     ) -> tuple[Sequence[int], Sequence[int]]:
         """Take in tokens that ``count`` positions gave from ``position`` on: those up to the end, and a guess."""
-        ids = state.take(position, tokens, self._segment.context_tokens)
-        segment = self._segment
-        limits = GuessLimits.of(
-            nodes=len(self.spec.nodes), requests=len(self.requests), chunk_tokens=segment.chunk_tokens,
-            room=state.end(segment.context_tokens) - position - len(ids) - 1,
-        )  # fmt: skip
+        context_tokens = self._segment.context_tokens
+        ids = state.take(position, tokens, context_tokens)
+        if state.guesser is None or state.finish:
+            return ids, ()
+        room = state.end(context_tokens) - position - len(ids) - 1
+        nodes, requests, chunk_tokens = len(self.spec.nodes), len(self.requests), self._segment.chunk_tokens
+        limits = GuessLimits.of(nodes=nodes, requests=requests, room=room, chunk_tokens=chunk_tokens)
         return ids, state.guess_after(position, ids, count, now_s, limits)
 
     def failed(self, request: str, code: RequestFailureCode, reason: str, *, suspect: str | None = None) -> Effect:

@@ -49,6 +49,13 @@ class Predictions:
     def perplexity(self) -> float:
         return math.exp(self.losses.mean())
 
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Those of several parts of a text, one behind the other."""
+        import numpy as np
+
+        return cls(np.concatenate([part.best for part in parts]), np.concatenate([part.losses for part in parts]))
+
     def agreement(self, best: Sequence[int] | NDArray[Any]) -> float:
         """The share of rows with these most likely tokens."""
         import numpy as np
@@ -129,14 +136,12 @@ def predict(
 def _predicted(
     subject: Subject, session: InferenceSession, passages: Sequence[Sequence[int]], states: Sequence[NDArray[Any]]
 ) -> Predictions:
-    import numpy as np
-
     parts = [
-        _judge(_run(subject, session, ids[a:b], rows[a:b], lambda _: None), ids[a + 1 : b + 1])
+        judge_rows(_run(subject, session, ids[a:b], rows[a:b], lambda _: None), ids[a + 1 : b + 1])
         for ids, rows in zip(passages, states, strict=True)
         for a, b in _pieces(len(ids) - 1)
     ]
-    return Predictions(np.concatenate([p.best for p in parts]), np.concatenate([p.losses for p in parts]))
+    return Predictions.joined(parts)
 
 
 def _quality(made: Predictions, rows: SourceRows) -> Quality:
@@ -171,7 +176,8 @@ def _pieces(rows: int) -> list[tuple[int, int]]:
     return [(rows * piece // count, rows * (piece + 1) // count) for piece in range(count)]
 
 
-def _judge(logits: NDArray[Any], following: Sequence[int]) -> Predictions:
+def judge_rows(logits: NDArray[Any], following: Sequence[int]) -> Predictions:
+    """What rows of logits [R, V] say of the tokens that follow them."""
     import numpy as np
 
     logits = logits.astype(np.float32)

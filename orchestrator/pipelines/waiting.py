@@ -64,7 +64,7 @@ def waits_for(pipeline: Waiting, lost: Iterable[str], why_none: NoPlan | None) -
     ]
     failure = pipeline.report.last_failure
     last = [f"last failure: {failure}"] if failure else []
-    left = [f"the plan that was left waits for {pipeline.adopter.waits_for}"] if pipeline.adopter.waits_for else []
+    left = [pipeline.adopter.waiting] if pipeline.adopter.waiting else []
     state = ", ".join((pipeline.state(), *left, *fetching, *last))
     return WaitsFor(f"a plan without {nodes}: {state}" if nodes else f"a plan: {state}", "not_ready")
 

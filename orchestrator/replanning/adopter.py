@@ -67,6 +67,11 @@ class Adopter:
         return self._ring.plan if self._ring else None
 
     @property
+    def waiting(self) -> str:
+        """For whom the plan that was left waits, for people; empty while it has not waited long."""
+        return f"the plan that was left waits for {self.waits_for}" if self.waits_for else ""
+
+    @property
     def nodes(self) -> set[str]:
         """The nodes of the plan that is to be adopted."""
         return set(self._ring.starts) if self._ring else set()

@@ -1,15 +1,18 @@
-"""What several modules share: a home with a model that the command line added, a gateway in front of scripted nodes."""
+"""What several modules share: a home with an added model, slow nodes, a gateway in front of scripted ones."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from broker.local_broker import LocalBroker
 from tests.support.added_model import CLI, AddedModel
+from tests.support.nodes import NodeProcess, running_nodes
 from tests.support.polling import DEADLINE_S
 from tests.support.recorder import Recorder
 from tests.support.tiny_models import make_checkpoint
@@ -31,6 +34,13 @@ def added_model(tmp_path_factory: pytest.TempPathFactory) -> AddedModel:
     code, _, errors = recorder.run(*add, timeout_s=2 * DEADLINE_S)  # torch is loaded three times
     assert code == 0, errors
     return AddedModel(recorder.home / ".local" / "share" / "linguabus", recorder)
+
+
+@pytest.fixture
+def nodes(mosquitto: LocalBroker, tmp_path: Path) -> Iterator[dict[str, NodeProcess]]:
+    """Three slow ones: answers last longer than moves."""
+    with running_nodes(("alfa", "bravo", "charlie"), mosquitto.url, tmp_path, "--emulate-speed", "0.02") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from broker.local_broker import LocalBroker
 from orchestrator.model.model import Model
 from schemas.messages import Sampling
 from tests.support.live_move import move
-from tests.support.nodes import NodeProcess, running_nodes
+from tests.support.nodes import NodeProcess
 from tests.support.ring import Answer, Ring
 
-NAMES = ("alfa", "bravo", "charlie")
 PLAN = {"context_tokens": 256, "chunk_tokens": 8}
 BEGIN = (("alfa", "bravo"), (0, 3, 6))
 MOVES = {
@@ -27,13 +21,6 @@ MOVES = {
 }
 PROMPT = list(range(7, 40))
 SEEDED = Sampling(temperature=0.9, top_k=40, seed=17, repetition_penalty=1.2)
-
-
-@pytest.fixture
-def nodes(mosquitto: LocalBroker, tmp_path: Path) -> Iterator[dict[str, NodeProcess]]:
-    """Slow ones: answers last longer than moves."""
-    with running_nodes(NAMES, mosquitto.url, tmp_path, "--emulate-speed", "0.02") as running:
-        yield running
 
 
 def test_text_of_moves_in_mid_answer(mosquitto: LocalBroker, nodes: dict[str, NodeProcess], tiny_model: Model) -> None:

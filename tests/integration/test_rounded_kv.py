@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -207,13 +207,6 @@ def test_the_worker_finds_scales_where_there_are_none(tiny_store: ModelStore, ro
         assert {layer.rounding for layer in built.segments[0].kv_layers} == {manifest.kv_rounding}
     finally:
         worker.close()
-
-
-@pytest.fixture
-def nodes(mosquitto: LocalBroker, tmp_path: Path) -> Iterator[dict[str, NodeProcess]]:
-    """Slow ones: answers last longer than moves."""
-    with running_nodes(NAMES, mosquitto.url, tmp_path, "--emulate-speed", "0.02") as running:
-        yield running
 
 
 def test_moves_in_mid_answer(mosquitto: LocalBroker, nodes: dict[str, NodeProcess], either: Model) -> None:
