@@ -150,6 +150,6 @@ def test_fp16_travels_where_it_changes_little(agreement: float, perplexity: floa
 
 def test_logits_that_are_no_numbers_cost_the_most() -> None:
     logits = np.array([[np.nan, 0, 0], [0, np.inf, 0], [-500, 0, 0], [5, 0, 0]], np.float32)
-    made = quality._judge(logits, [1, 0, 0, 0])
+    made = quality.judge_rows(logits, [1, 0, 0, 0])
     assert made.losses[:3].tolist() == [LARGEST_LOSS] * 3
     assert made.losses[3] == pytest.approx(math.log(1 + 2 * math.exp(-5)))
