@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from schemas.codec import WIRE_DTYPES, Dtype
-from schemas.messages import Basis, BlobRef, Epoch, KvLayer, PrepareSegment, StageRef
+from schemas.messages import Basis, BlobRef, DraftModel, Epoch, KvLayer, PrepareSegment, StageRef
 from schemas.run_lengths import spare_positions, spare_rows
 
 StageKey = tuple[str, Epoch, int]
@@ -91,6 +91,13 @@ class StageSpec:
     """The longest payload that the broker passes on for all nodes of the ring."""
     planned_bytes: int
     """Memory that the plan expects the node to need in all."""
+    draft: SegmentSpec | None = None
+    """Last stage: a whole small model, to guess with."""
+
+    @property
+    def files(self) -> tuple[BlobRef, ...]:
+        """All files that have to be on disk to open the stage's models."""
+        return (*self.segment.files, *(self.draft.files if self.draft else ()))
 
     @classmethod
     def of(cls, command: PrepareSegment) -> StageSpec:
@@ -129,4 +136,24 @@ class StageSpec:
             basis=command.basis,
             max_message_bytes=command.max_message_bytes,
             planned_bytes=command.planned_bytes,
+            draft=_draft_spec(command.draft, command) if command.draft and is_last else None,
         )
+
+
+def _draft_spec(draft: DraftModel, command: PrepareSegment) -> SegmentSpec:
+    """All of a small model as one segment, with a slot for each request of the stage."""
+    return SegmentSpec(
+        graph=draft.graph,
+        blobs=draft.blobs,
+        kv_layers=draft.kv_layers,
+        width_in=0,
+        width_out=0,
+        vocab_size=draft.vocab_size,
+        context_tokens=min(draft.context_tokens, command.context_tokens),
+        slots=command.slots,
+        chunk_tokens=command.chunk_tokens,
+        same_bits=draft.same_bits,
+        wire=WIRE_DTYPES[command.wire_dtype],
+        is_first=True,
+        is_last=True,
+    )

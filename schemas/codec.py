@@ -13,6 +13,7 @@ of values per position. Payload layouts, with n = count x width:
   int8: n int8, then ceil(width / 64) fp16 scales per position. With VERIFY, behind that a mark of four bytes per
   position: of the token there, as those can tell who know the prompt.
 * TOKENS: count int32 ids, then width int32 ids that are a guess of what follows (speculation).
+* GUESS: count int32 ids that a draft model guesses to follow the tokens before ``position``.
 * KV_ROWS: layer u16, part u16 (0 key or a convolution's input, 1 value), heads u16, head_dim u16, then n values, fp32,
   fp16, or int8 whose scales both sides have; ``attempt`` is the number of the message in its copy, from 1.
 * LOGPROBS fp32, of tokens: for each the logarithm of its probability, then ``width`` int32 ids of the likeliest tokens
@@ -81,6 +82,7 @@ class Kind(enum.IntEnum):
     REPLAY = 4
     KV_ACK = 5
     LOGPROBS = 6
+    GUESS = 7
 
 
 class Dtype(enum.IntEnum):
@@ -115,6 +117,7 @@ _ALLOWED_DTYPES: Final = {
     Kind.REPLAY: (Dtype.NONE,),
     Kind.KV_ACK: (Dtype.NONE,),
     Kind.LOGPROBS: (Dtype.FP32,),
+    Kind.GUESS: (Dtype.INT32,),
 }
 _ALLOWED_FLAGS: Final = {
     Kind.ACTIVATION: int(Flag.SAMPLE | Flag.VERIFY),
@@ -123,6 +126,7 @@ _ALLOWED_FLAGS: Final = {
     Kind.REPLAY: 0,
     Kind.KV_ACK: 0,
     Kind.LOGPROBS: 0,
+    Kind.GUESS: 0,
 }
 _FORBIDDEN_FLAGS: Final = {kind: ~flags for kind, flags in _ALLOWED_FLAGS.items()}
 _NEEDS_COUNT: Final = {kind: kind not in (Kind.REPLAY, Kind.KV_ACK) for kind in Kind}
@@ -214,7 +218,7 @@ def activation_positions(dtype: Dtype, width: int, max_message_bytes: int) -> in
 
 
 def _expected_payload_bytes(kind: Kind, dtype: Dtype, count: int, width: int) -> int:
-    if kind is Kind.TOKENS:
+    if kind in (Kind.TOKENS, Kind.GUESS):
         return 4 * (count + width)
     if kind is Kind.KV_ROWS:
         return KV_HEADER_BYTES + count * width * VALUE_BYTES[dtype]

@@ -14,6 +14,7 @@ from schemas.parts import (
     BlobRef,
     Bytes,
     Count,
+    DraftModel,
     Epoch,
     HeldRequest,
     Index,
@@ -92,6 +93,7 @@ class PrepareSegment:
     )
     basis: Basis | None = about("Where requests come from that are open already; None: it begins empty.", default=None)
     planned_bytes: Bytes = about("Memory the plan expects the node to need in all; a node without it refuses.")
+    draft: DraftModel | None = about("Last stage: a model to guess with.", default=None)
     max_message_bytes: Bytes = about(
         "Longest payload that the broker passes on for all nodes of the ring.", default=MAX_PAYLOAD_BYTES
     )

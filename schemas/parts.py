@@ -165,6 +165,19 @@ class KvLayer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DraftModel:
+    """A small model, whole, of the same tokenizer: the last stage's node guesses with it what follows."""
+
+    model: Name = about("The small model's name.")
+    graph: BlobRef = about("Its ONNX graph; its weights are the blobs below.")
+    blobs: Annotated[tuple[BlobRef, ...], Items(limits.MAX_BLOBS)] = about("Weight blobs the graph refers to.")
+    kv_layers: Annotated[tuple[KvLayer, ...], Items(1024)] = about("Its KV caches, in order.")
+    vocab_size: Tokens = about("Number of token ids.")
+    context_tokens: Tokens = about("Positions per slot; behind them it guesses nothing.")
+    same_bits: bool = about("As the segment's.", default=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
     """How the last stage chooses a token."""
 

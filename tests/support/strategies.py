@@ -161,6 +161,7 @@ def frames(draw: st.DrawFn) -> codec.Frame:
                 (codec.Kind.REPLAY, 0, 0),
                 (codec.Kind.KV_ACK, 0, 0),
                 (codec.Kind.LOGPROBS, 1, 0),
+                (codec.Kind.GUESS, 4, 0),
             ]
         )
     )
@@ -168,7 +169,7 @@ def frames(draw: st.DrawFn) -> codec.Frame:
     count, width, payload_bytes = 0, 0, 0
     if kind not in (codec.Kind.REPLAY, codec.Kind.KV_ACK):
         count = draw(_COUNTS)
-    if kind is codec.Kind.TOKENS:
+    if kind in (codec.Kind.TOKENS, codec.Kind.GUESS):
         payload_bytes = 4 * count
     if kind is codec.Kind.LOGPROBS:
         width = draw(st.integers(0, 20))

@@ -185,7 +185,7 @@ def test_arbitrary_bytes(data: bytes, header: bool) -> None:
 def test_dtypes_a_kind_cannot_carry(kind: Kind, dtype: Dtype) -> None:
     allowed = {
         Kind.ACTIVATION: {1, 2, 3}, Kind.TOKENS: {4}, Kind.KV_ROWS: {1, 2, 3}, Kind.REPLAY: {0}, Kind.KV_ACK: {0},
-        Kind.LOGPROBS: {1},
+        Kind.LOGPROBS: {1}, Kind.GUESS: {4},
     }  # fmt: skip
     frame = activation(kind=kind, dtype=dtype, flags=0)
     if dtype not in allowed[kind]:
