@@ -12,6 +12,7 @@ from edge_node.effects import Effect, LoadSegment, Register, Reply, StandBy, Sto
 from edge_node.migration.handover import Handover
 from edge_node.stage.closing import close, close_others
 from edge_node.stage.decode_fast_path import DecodeFastPath
+from edge_node.stage.draft_turns import DraftTurns
 from edge_node.stage.refusal import refusal
 from edge_node.stage.stage import Stage
 from edge_node.stage.tokens import tokens_of
@@ -62,6 +63,7 @@ class NodeCore:
         """What the node may use in all by now."""
         self._watchdog_min_s = watchdog_min_s
         self._stages: dict[StageKey, Stage] = {}
+        self.drafts = DraftTurns(self._stages)
         self._by_place: dict[tuple[str, int, int, int], Stage] = {}
         """The same by pipeline, stage and the two numbers of the epoch: keys whose hash is no Python function."""
         self._by_input: dict[str, Stage] = {}

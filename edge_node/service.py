@@ -196,17 +196,17 @@ class NodeService:
         if step.ends:
             self._stopping = True
 
-    # --- the loop ---------------------------------------------------------------------------------------------
-
     def _loop(self) -> None:
         for event in self._kept:
             self._event(event)
         while not self._stopping:
             patience_s = self._due_s - time.monotonic()
-            events = self._bus.poll(0.0 if self._own else max(0.0, patience_s))
-            if self._own:
-                events = [*self._own, *events]
-                self._own.clear()
+            events = self._bus.poll(0.0 if self._own or self._core.drafts.waiting else max(0.0, patience_s))
+            events = [*self._own, *events]
+            self._own.clear()
+            if not events and patience_s > 0.0 and not self._called and self._core.drafts.waiting:
+                self._do(self._core.drafts.turn(self._runner.run_draft, time.monotonic()))
+                continue
             # After a step of an answer there is nothing else to do before something is due, or another thread calls.
             if events and patience_s > 0.0 and not (self._called or self._is_slow):
                 events = self._short_way(events)

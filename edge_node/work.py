@@ -107,6 +107,28 @@ def batch(key: StageKey, rows: Sequence[Row], lengths: Mapping[int, int], *, las
 
 
 @dataclass(slots=True)
+class DraftWork:
+    """One run of a stage's draft model, on the way to its guess of what follows ``ids``."""
+
+    key: StageKey
+    slot: int
+    ids: Sequence[int]
+    draw: Draw
+    """How the token would be chosen that is guessed."""
+
+
+@dataclass(slots=True)
+class Drafted:
+    """What came of it: a guess, unless there are more ids to be taken in."""
+
+    compute_s: float = 0.0
+    count: int = 0
+    """Positions of the run."""
+    token: int | None = None
+    failure: str = ""
+
+
+@dataclass(slots=True)
 class RowResult:
     """What came of a row: a payload for the next stage, tokens of the last stage, neither, or a failure."""
 

@@ -10,6 +10,7 @@ import itertools
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 
+from edge_node.requests.draft_guesses import DraftGuesses
 from edge_node.requests.guess_limits import GuessLimits
 from edge_node.requests.guess_marks import GuessMarks
 from edge_node.requests.prompt_lookup import PromptLookup
@@ -28,6 +29,7 @@ class Guesser:
         window: int,
         windows: int,
         eos_ids: Collection[int] = (),
+        draft: DraftGuesses | None = None,
     ) -> None:
         """What it needs of one request.
 
@@ -38,13 +40,15 @@ class Guesser:
             window: most guesses in one run, behind its first token.
             windows: most runs with guesses on their way.
             eos_ids: the tokens that nothing follows.
+            draft: guesses of a draft model, where there is one.
         """
         self._eos_ids = frozenset(eos_ids)
         self._lookup = lookup
         self._marks = marks
         self._times = times
         self._window, self._windows = window, windows
-        self._begin = 0
+        self._draft = draft
+        self._begin = len(lookup.ids)
         """Position of the first of the newest chain."""
         self._chain: list[int] = []
         self._asked: deque[tuple[int, float]] = deque()
@@ -54,9 +58,10 @@ class Guesser:
         self._answered_s: float | None = None
         """When the window was asked for that they came of."""
 
-    def moved(self, times: RoundTimes) -> None:
+    def moved(self, times: RoundTimes, draft: DraftGuesses | None = None) -> None:
         """Begin anew on another ring: nothing is on its way there."""
         self._times = times
+        self._draft = draft
         self._chain = []
         self._asked.clear()
         self._chosen_s = self._answered_s = None
@@ -98,20 +103,16 @@ class Guesser:
         following = first + len(tokens)
         self._time(first + count - 1, count - 1, now_s)
         rest = self._rest(first, tokens)
+        if self._draft:
+            self._draft.compare(first, tokens)
         if not rest:
             self._asked.clear()
+            if self._draft:
+                self._draft.forget()
         if self._lookup.ids[first:following] != list(tokens):
             self._lookup.take(first, tokens)
-        if certain:
-            longer = list(certain[: (self._window + 1) * self._windows - 1])
-        else:
-            wanted = self._times.worthwhile(
-                self._lookup.chances(),
-                window=self._window,
-                windows=min(limits.windows, self._windows),
-                most=limits.most,
-            )
-            longer = self._lookup.guess(wanted)
+        most_certain = (self._window + 1) * self._windows - 1
+        longer = list(certain[:most_certain]) if certain else self._guess(len(tokens), limits)
         # The end need not be guessed: it is drawn behind the last guess, and nothing is computed for it.
         longer = list(itertools.takewhile(lambda token: token not in self._eos_ids, longer))
         if len(longer) > len(rest) and longer[: len(rest)] == rest:
@@ -120,6 +121,55 @@ class Guesser:
         self._asked.append((following + len(rest), now_s))
         self._chosen_s = now_s
         return rest
+
+    def _guess(self, chosen: int, limits: GuessLimits) -> list[int]:
+        """What the look-up says, unless a draft model is better; ``chosen`` tokens came last."""
+        worth = self._times.worthwhile(
+            self._lookup.chances(),
+            window=self._window,
+            windows=min(limits.windows, self._windows),
+            most=limits.most,
+        )
+        if self._draft and self._draft.choose(worth, chosen, self._times, limits):
+            return []
+        return self._lookup.guess(worth.guesses)
+
+    @property
+    def awaits_draft(self) -> bool:
+        """Is a guess of the draft model wanted?"""
+        draft, chain = self._draft, self._chain
+        return draft is not None and len(chain) < draft.wanted and draft.takes(len(self._lookup.ids) + len(chain))
+
+    def text(self) -> list[int]:
+        """The text and its guesses: what the draft model goes on from."""
+        return [*self._lookup.ids, *self._chain]
+
+    @property
+    def guessed(self) -> int:
+        """How many guesses there are."""
+        return len(self._chain)
+
+    def drafted(self, token: int, token_s: float | None, now_s: float) -> Sequence[int]:
+        """Take in the draft model's next guess. Returns the chain, if there is enough of it to be sent.
+
+        Args:
+            token: the guess.
+            token_s: what it took, where it took a run of one position.
+            now_s: now.
+        """
+        draft = self._draft
+        assert draft
+        if token_s is not None:
+            draft.record.ran(token_s)
+        draft.said(self._begin + len(self._chain), token)
+        if token in self._eos_ids:
+            draft.wanted = len(self._chain)
+        else:
+            self._chain.append(token)
+        if len(self._chain) < draft.wanted or not (self._chain and draft.sends):
+            return ()
+        self._asked.append((self._begin + len(self._chain), now_s))
+        return list(self._chain)
 
     def _rest(self, first: int, tokens: Sequence[int]) -> list[int]:
         """What is left of the chain behind the tokens; nothing if they are others."""

@@ -17,6 +17,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from edge_node.requests.acceptance import Acceptance
+
 _SHORTEST_MATCH = 2
 _LONGEST_MATCH = 32
 """A longer match says no more."""
@@ -26,28 +28,6 @@ _REPLACED_FROM = 4
 """After a match of this length a token that differs is taken for a replacement."""
 _CLASSES = ((1, 0.45), (2, 0.4), (3, 0.6), (4, 0.7), (6, 0.8), (10, 0.9), (20, 0.95))
 """Matches by their length, from this one on, and how often the token that follows is right, until that is known."""
-_TRIES = 4.0
-"""How many tries what was known beforehand counts for."""
-_MEMORY = 0.95
-"""What a try counts for after the next one of its class."""
-
-
-@dataclass(slots=True)
-class _Acceptance:
-    """How often the next token was right, of one class of matches."""
-
-    right: float
-    tries: float = _TRIES
-
-    def learn(self, *, is_right: bool) -> None:
-        """Take in one more try."""
-        self.right = self.right * _MEMORY + is_right
-        self.tries = self.tries * _MEMORY + 1
-
-    @property
-    def rate(self) -> float:
-        """The share that was right."""
-        return self.right / self.tries
 
 
 def _class_of(matched: int) -> int:
@@ -76,7 +56,7 @@ class PromptLookup:
     """Tokens of the source, and what stands for them."""
     _doubtful: tuple[int, int] | None = None
     """A replacement that counts if the text goes on behind it."""
-    _acceptance: list[_Acceptance] = field(default_factory=lambda: [_Acceptance(_TRIES * rate) for _, rate in _CLASSES])
+    _acceptance: list[Acceptance] = field(default_factory=lambda: [Acceptance.expected(rate) for _, rate in _CLASSES])
 
     def __post_init__(self) -> None:
         self._index()

@@ -229,6 +229,11 @@ class StageRequest:
         allowed = self.allowed.along(position, self.tokens, guess) if self.allowed else None
         return Draw(self.sampling, position, history, self.open.prompt_tokens, self.open.logprobs, allowed)
 
+    def draw_behind(self, text: Sequence[int]) -> Draw:
+        """How the token behind a text would be chosen: the request's text so far, and guesses."""
+        history = text if self.looks_back else ()
+        return Draw(self.sampling, len(text), history, self.open.prompt_tokens)
+
     def end(self, context_tokens: int) -> int:
         """Where the answer ends at the latest."""
         return min(context_tokens, self.open.prompt_tokens + self.open.max_tokens)

@@ -206,6 +206,18 @@ class RingDriver:
         self._progress(now_s)
         return True
 
+    def guessed(self, attempt: int, position: int, guess: Sequence[int]) -> bool:
+        """Take in a guess of what follows the tokens before ``position``, which came before; False where it is of no
+        use."""
+        if self.finished or attempt > self.attempt or position != len(self.ids) or self._issued < position:
+            return False
+        known = list(self._guesses)
+        if len(guess) <= len(known) or list(guess[: len(known)]) != known:
+            return False
+        self._guesses = guess
+        self._issue(position - 1)
+        return True
+
     def _starts(self) -> set[int]:
         """Where the windows begin that were issued."""
         return {position for position, _ in self.frames} | {step.position for step in self.steps}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from schemas.ewma import ewma
 
@@ -18,6 +19,15 @@ _LONGEST = 3.0
 """A round counts for so many times what one takes at the most."""
 
 
+class Worth(NamedTuple):
+    """What guesses are worth."""
+
+    guesses: int
+    """With so many there are most tokens per second; 0 where none is clearly better than none."""
+    gain: float
+    """Expected tokens per second, over those without guesses."""
+
+
 class RoundTimes:
     """Measured by the last stage, of all its requests."""
 
@@ -25,6 +35,11 @@ class RoundTimes:
         self._plain_s: float | None = None
         self._per_guess = _COST_PER_GUESS
         self._behind = _COST_BEHIND
+
+    @property
+    def are_known(self) -> bool:
+        """Is it known what a round without guesses takes?"""
+        return self._plain_s is not None
 
     def round(self, guesses: int, took_s: float) -> None:
         """Take in how long a round took that verified so many guesses, from the tokens before to its own."""
@@ -41,16 +56,20 @@ class RoundTimes:
         if self._plain_s is not None:
             self._behind = ewma(self._behind, took_s / self._plain_s, _WEIGHT)
 
-    def worthwhile(self, chances: Iterator[float], *, window: int, windows: int, most: int) -> int:
-        """The number of guesses with the most expected tokens per second; 0 where none is clearly better than none.
+    def worthwhile(
+        self, chances: Iterator[float], *, window: int, windows: int, most: int, each_s: float = 0.0
+    ) -> Worth:
+        """The number of guesses with the most expected tokens per second.
 
         Args:
             chances: for each guess, how likely it is right if those before it are.
             window: most guesses behind the first token of a window.
             windows: most windows that may be on their way.
             most: most guesses.
+            each_s: what it takes to make a guess, while the token before all of them is on its way.
         """
-        best, best_rate = 0, _PAYS_FROM
+        best, best_rate = Worth(0, 1.0), _PAYS_FROM
+        each = each_s / self._plain_s if self._plain_s else 0.0
         likely, tokens = 1.0, 1.0
         first, later = 1.0, 0.0
         for count in range(1, min(most, (window + 1) * windows - 1) + 1):
@@ -62,6 +81,7 @@ class RoundTimes:
                 first += self._per_guess
             elif count % (window + 1) == 0:
                 later += self._behind
-            if tokens / (first + later) > best_rate:
-                best, best_rate = count, tokens / (first + later)
+            rate = tokens / (first + later + count * each)
+            if rate > best_rate:
+                best, best_rate = Worth(count, rate), rate
         return best

@@ -13,6 +13,7 @@ from broker import heap
 from edge_node.effects import CopyPrefix, SendKvRows, UnloadSegment, WriteKvRows
 from edge_node.errors import LoadCancelled, NodeError, SegmentUnusable, WrongAnswers, failure_code, reason_of
 from edge_node.runtime import process_heap
+from edge_node.runtime.draft_model import DraftModel
 from edge_node.runtime.execute import execute
 from edge_node.runtime.fast_decode_runner import FastDecodeRunner
 from edge_node.runtime.known_answers import SelfCheck
@@ -24,7 +25,7 @@ from edge_node.runtime.unloaded_segments import UnloadedSegments
 from edge_node.stage.decode_fast_path import DecodeFastPath
 from edge_node.stage_spec import SegmentSpec, StageKey, StageSpec
 from edge_node.storage.blob_store import BlobStore
-from edge_node.work import Computed, Work
+from edge_node.work import Computed, Drafted, DraftWork, Work
 from schemas.messages import LoadFailureCode
 
 _log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class SegmentRunner:
         self._emulated_speed = emulated_speed
         self._on_load_event = on_load_event
         self._segments: dict[StageKey, Segment] = {}
+        self._drafts: dict[StageKey, DraftModel] = {}
         self._self_checks: dict[Segment, SelfCheck] = {}
         self.fast_runners: dict[DecodeFastPath, FastDecodeRunner] = {}
         """The runners of fast paths that had a step; ``fast_runner`` makes one that is missing."""
@@ -116,17 +118,25 @@ class SegmentRunner:
         key = spec.key
         old = None if heir_of is None else self._segments[heir_of]
         self._wanted.add(key)
-        self._store.use(key, spec.segment.files)
-        if old and same_segment:
+        self._store.use(key, spec.files)
+        draft = self._draft_like(spec)
+        if old and same_segment and (draft or not spec.draft):
             self._segments[key] = old
+            if draft:
+                self._drafts[key] = draft
             self._post(Loaded(key, 0, 0.0, old.kv.value_bytes))
             return
-        threading.Thread(target=self._load, args=(spec, old), name=f"load-{spec.epoch}", daemon=True).start()
+        same = old if same_segment else None
+        threading.Thread(target=self._load, args=(spec, old, same), name=f"load-{spec.epoch}", daemon=True).start()
+
+    def _draft_like(self, spec: StageSpec) -> DraftModel | None:
+        """The draft model that a stage wants, if another stage has it."""
+        return next((draft for draft in list(self._drafts.values()) if draft.segment.spec == spec.draft), None)
 
     def emulate(self, speed: float) -> None:
         """Behave like a device of another relative speed from the next run on."""
         self._emulated_speed = speed
-        for segment in list(self._segments.values()):
+        for segment in (*self._segments.values(), *(draft.segment for draft in self._drafts.values())):
             segment.emulate(speed)
 
     @property
@@ -138,12 +148,12 @@ class SegmentRunner:
         self.events.put(event)
         self._on_load_event()
 
-    def _load(self, spec: StageSpec, old: Segment | None) -> None:
+    def _load(self, spec: StageSpec, old: Segment | None, same: Segment | None) -> None:
         started_s = time.monotonic()
         try:
             with self._loading:
                 self.unloaded.free()
-                segment, downloaded_bytes = self._open(spec, old)
+                segment, draft, downloaded_bytes = self._open(spec, old, same)
         except LoadCancelled:
             _log.info("loading the segment of epoch %s was cancelled", spec.epoch)
         except Exception as error:  # out of memory, full disk, ...: the orchestrator must hear of it
@@ -152,10 +162,14 @@ class SegmentRunner:
             self._post(LoadFailed(spec.key, reason_of(error), failure_code(error)))
         else:
             self._segments[spec.key] = segment
+            if draft:
+                self._drafts[spec.key] = draft
             self._post(Loaded(spec.key, downloaded_bytes, time.monotonic() - started_s, segment.kv.value_bytes))
 
-    def _open(self, spec: StageSpec, old: Segment | None) -> tuple[Segment, int]:
-        """Download and open; returns the segment and the number of bytes fetched."""
+    def _open(
+        self, spec: StageSpec, old: Segment | None, same: Segment | None
+    ) -> tuple[Segment, DraftModel | None, int]:
+        """Download and open; returns the segment, the draft model and the number of bytes fetched."""
         last_report_s = 0.0
 
         def report(done_bytes: int, total_bytes: int) -> None:
@@ -166,13 +180,16 @@ class SegmentRunner:
                 last_report_s = time.monotonic()
                 self._post(LoadProgress(spec.key, done_bytes, total_bytes))
 
-        downloaded_bytes = self._store.fetch(spec.segment.files, spec.blob_urls, on_progress=report)
+        downloaded_bytes = self._store.fetch(spec.files, spec.blob_urls, on_progress=report)
         planned_bytes = spec.planned_bytes or self._memory_bytes
-        with memory_fence.around(planned_bytes, sum(blob.size_bytes for blob in spec.segment.files)):
-            segment = self._opened(spec.segment, old, planned_bytes)
+        with memory_fence.around(planned_bytes, sum(blob.size_bytes for blob in spec.files)):
+            segment = same or self._opened(spec.segment, old, planned_bytes)
+            draft = self._draft_like(spec)
+            if spec.draft and not draft:
+                draft = DraftModel(self._opened_by(CPU, spec.draft, None, planned_bytes))
         heap.trim()  # of what opening it took on the way
         process_heap.let_go_of_file_pages(self._store.directory)
-        return segment, downloaded_bytes
+        return segment, draft, downloaded_bytes
 
     def _opened(self, spec: SegmentSpec, old: Segment | None, planned_bytes: int | None) -> Segment:
         """Open a segment and have it run, by the CPU if another provider was no good after all."""
@@ -243,6 +260,9 @@ class SegmentRunner:
         if segment is not None and segment not in self._segments.values():  # the next epoch may have it, too
             self._self_checks.pop(segment, None)
             self.unloaded.add(segment)
+        draft = self._drafts.pop(key, None)
+        if draft is not None and draft not in self._drafts.values():
+            self.unloaded.add(draft.segment)
 
     def copy_prefix(self, copy: CopyPrefix) -> None:
         """Copy KV rows between slots."""
@@ -252,6 +272,8 @@ class SegmentRunner:
         """Give back the memory of slots that hold nothing."""
         for key, free in slots.items():
             self._segments[key].kv.forget(free)
+            if key in self._drafts:
+                self._drafts[key].forget(free)
 
     def kv_rows(self, message: SendKvRows) -> bytes:
         """The frames of a message of KV rows."""
@@ -277,3 +299,7 @@ class SegmentRunner:
     def run(self, work: Work) -> Computed:
         """Do one run."""
         return execute(self._segments[work.key], work)
+
+    def run_draft(self, work: DraftWork) -> Drafted:
+        """Do one run of a stage's draft model."""
+        return self._drafts[work.key].run(work, vocab_size=self._segments[work.key].spec.vocab_size)

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from edge_node.migration.handover import Taken
 from edge_node.requests.checkpoints import Checkpoints
+from edge_node.requests.draft_guesses import DraftGuesses
+from edge_node.requests.draft_record import DraftRecord
 from edge_node.requests.guess_marks import GuessMarks
 from edge_node.requests.guesser import Guesser
 from edge_node.requests.kv_slots import Grant, SlotTable
@@ -70,8 +72,12 @@ def new_request(
     before: StageRequest | None,
     watchdog_min_s: float,
     times: RoundTimes,
+    record: DraftRecord,
 ) -> StageRequest:
-    """The state of a request on this stage; ``before`` is its state on the old stage, where it goes on from one."""
+    """The state of a request on this stage; ``before`` is its state on the old stage, where it goes on from one.
+
+    ``times`` and ``record`` are those of the stage: of its ring, and of its draft model.
+    """
     request = before.in_next_epoch(message) if before else StageRequest(message, grant.slot)
     if spec.segment.folds_positions:
         request.states = grant.states or Checkpoints()
@@ -92,12 +98,17 @@ def new_request(
     request.guess_marks = marks if spec.is_first else None
     if not (spec.is_last and marks):
         request.guesser = None
-    elif request.guesser is not None:
-        request.guesser.moved(times)
+        return request
+    window, windows = _window_tokens(message, spec), message.draft_windows
+    draft = None
+    if spec.draft and not message.has_grammar:  # what a form allows is told along the guesses that come with tokens
+        context_tokens = spec.draft.context_tokens
+        draft = DraftGuesses(record, context_tokens=context_tokens, window=window, windows=windows)
+    if request.guesser is not None:
+        request.guesser.moved(times, draft)
     else:
-        window, windows = _window_tokens(message, spec), message.draft_windows
         request.guesser = Guesser(
-            PromptLookup(list(ids)), marks, times, window=window, windows=windows, eos_ids=message.eos_ids
+            PromptLookup(list(ids)), marks, times, window=window, windows=windows, eos_ids=message.eos_ids, draft=draft
         )
     return request
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from edge_node.effects import CopyPrefix, Effect, Reply, SendFrame
 from edge_node.migration.handover import Handover
 from edge_node.migration.stage_migration import StageMigration
+from edge_node.requests.draft_record import DraftRecord
 from edge_node.requests.guess_limits import GuessLimits
 from edge_node.requests.kv_slots import SlotTable
 from edge_node.requests.position_rule import PositionRule, Verdict
@@ -23,9 +24,10 @@ from edge_node.stage.decode_fast_path import DecodeFastPath, fast_path_of
 from edge_node.stage.mask_intake import MaskIntake
 from edge_node.stage.stage_stats import StageStats
 from edge_node.stage.token_frames import token_frames
+from edge_node.stage.token_intake import TokenIntake
 from edge_node.stage.watchdog import Watchdog
 from edge_node.stage_spec import StageSpec
-from edge_node.wire.frames import activation_frame, joined_frames, replay_frame, token_ids
+from edge_node.wire.frames import activation_frame, joined_frames, replay_frame
 from edge_node.wire.topics import StageTopics
 from edge_node.work import Computed, Row, RowResult, Work, batch
 from schemas.codec import SAMPLE, VERIFY, Frame, Kind, request_id, request_number
@@ -62,7 +64,10 @@ class Stage:
         self._groups: dict[int, int] = {}
         self._rows_per_message = most_rows(spec)
         self.masks = MaskIntake(self)
-        self._times = RoundTimes()
+        self._intake = TokenIntake(self)
+        self._times, self._record = RoundTimes(), DraftRecord()
+        self.drafts = spec.draft is not None
+        """Has it a draft model that can be used?"""
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -83,7 +88,7 @@ class Stage:
             return [self.failed(message.request, "busy", f"{self.spec.node} has no free KV slot")]
         self.requests[number] = request = new_request(
             message, self.spec, grant,
-            before=taken.before, watchdog_min_s=self._watchdog_min_s, times=self._times,
+            before=taken.before, watchdog_min_s=self._watchdog_min_s, times=self._times, record=self._record,
         )  # fmt: skip
         self._regroup()
         if taken.waits:
@@ -171,8 +176,8 @@ class Stage:
             return self._dropped(None) if effects is None else effects
         if frame.kind is Kind.ACTIVATION and not self.spec.is_first:
             return self._activation(sender, frame, state)
-        if frame.kind is Kind.TOKENS and state.driver and sender == self.spec.upstream:
-            return self._token(frame, state, now_s)
+        if frame.kind in (Kind.TOKENS, Kind.GUESS) and sender == self.spec.upstream:
+            return [] if self._intake.take(frame, state, now_s) else self._dropped(state)
         if frame.kind is Kind.REPLAY and state.driver and sender in self.spec.nodes:
             return self._replay(frame, state, now_s)
         return self._dropped(state)
@@ -188,21 +193,6 @@ class Stage:
         if not expected or len(state.frames) >= _MAX_QUEUED_FRAMES:
             return self._dropped(state)
         state.arrived(frame)
-        self.take_turn(frame.request, state)
-        return []
-
-    def _token(self, frame: Frame, state: StageRequest, now_s: float) -> list[Effect]:
-        driver = state.driver
-        assert driver
-        ids, guess = token_ids(frame)
-        guess = guess if state.may_guess(len(guess)) else ()
-        stop = frame.position + len(ids) + len(guess)
-        known = all(0 <= token < self._segment.vocab_size for token in (*ids, *guess))
-        if not known or stop > self._segment.context_tokens:
-            return self._dropped(state)
-        if not driver.token(frame.attempt, frame.position, ids, guess, last=bool(frame.flags), now_s=now_s):
-            return self._dropped(state)
-        state.rule.attempt = driver.attempt
         self.take_turn(frame.request, state)
         return []
 

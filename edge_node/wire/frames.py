@@ -50,6 +50,12 @@ def tokens_frame(
     )
 
 
+def guess_frame(request: int, epoch: Epoch, attempt: int, *, position: int, ids: Sequence[int]) -> bytes:
+    """The frame that tells stage 0 what a draft model guesses to follow the tokens before ``position``."""
+    payload = struct.pack(f"<{len(ids)}i", *ids)
+    return pack_frame(Kind.GUESS, Dtype.INT32, 0, len(ids), request, epoch, attempt, position, 0, payload)
+
+
 def logprobs_frame(
     request: int, epoch: Epoch, attempt: int, *, position: int, alternatives: int, logprobs: Sequence[bytes]
 ) -> bytes:

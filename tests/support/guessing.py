@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 
 from edge_node.requests.prompt_lookup import PromptLookup
-from edge_node.requests.round_times import RoundTimes
+from edge_node.requests.round_times import RoundTimes, Worth
 
 Guess = Callable[[PromptLookup, int], list[int]]
 
@@ -30,5 +30,7 @@ def always_guess(patch: pytest.MonkeyPatch, guess: Guess) -> None:
     patch.setattr(
         RoundTimes,
         "worthwhile",
-        lambda times, chances, *, window, windows, most: max(0, min(most, (window + 1) * windows - 1)),
+        lambda times, chances, *, window, windows, most, each_s=0.0: Worth(
+            max(0, min(most, (window + 1) * windows - 1)), 2.0
+        ),
     )

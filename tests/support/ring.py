@@ -23,6 +23,7 @@ from schemas.messages import (
     Basis,
     BlobRef,
     CloseRequest,
+    DraftModel,
     Epoch,
     Heartbeat,
     KvCopied,
@@ -179,13 +180,14 @@ class Ring:
                 raise AssertionError(f"position {frame.position + index} changed its token")
         answer.finish |= Flag(frame.flags)
 
-    def hand_over(self, blobs: Sequence[BlobRef], home: Path) -> None:
-        """Put blobs into a node's store without a server (a hard link: the bytes are the same)."""
+    def hand_over(self, blobs: Sequence[BlobRef], home: Path, model: Model | None = None) -> None:
+        """Put blobs, of the ring's model or another one, into a node's store without a server (a hard link: the bytes
+        are the same)."""
         (home / "blobs").mkdir(parents=True, exist_ok=True)
         for blob in blobs:
             target = home / "blobs" / blob.sha256
             if not target.exists():
-                os.link(self._model.blobs_folder / blob.sha256, target)
+                os.link((model or self._model).blobs_folder / blob.sha256, target)
 
     def deploy(self, homes: Mapping[str, Path], cuts: Sequence[int], **options: Any) -> Plan:
         """Roll a plan out and return when it is in force; the arguments are those of ``prepare``."""
@@ -206,6 +208,7 @@ class Ring:
         blob_url: str | None = None,
         basis: Basis | None = None,
         planned: Callable[[], Mapping[str, int]] = dict,
+        draft: Model | None = None,
     ) -> Plan:
         """Have the segments of a plan loaded and return when all are ready.
 
@@ -215,6 +218,7 @@ class Ring:
             blob_url: where nodes fetch blobs; None puts them into their stores.
             basis: the plan it goes on from, in a live move.
             planned: bytes that are reckoned for each node, by name, once they have registered.
+            draft: for the last stage's node to guess with.
         """
         manifest = self._model.manifest
         names = list(order or homes)
@@ -230,8 +234,11 @@ class Ring:
             spec = self._model.segment(ref.start, ref.stop, wire=wire)  # type: ignore[arg-type]
             graph = BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes)
             blobs = tuple(BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in spec.blobs)
+            told = self._told(draft, context_tokens) if draft and stage == len(ring) - 1 else None
             if blob_url is None:
                 self.hand_over((graph, *blobs), homes[ref.node])
+                if told:
+                    self.hand_over((told.graph, *told.blobs), homes[ref.node], draft)
             prepare = PrepareSegment(
                 pipeline=PIPELINE,
                 epoch=epoch,
@@ -252,6 +259,7 @@ class Ring:
                 wire_dtype=wire,  # type: ignore[arg-type]
                 planned_bytes=planned().get(ref.node, 0),
                 basis=basis,
+                draft=told,
             )
             self.command(ref.node, prepare)
         self.wait("ready nodes", lambda: len(self.ready) == len(ring) or bool(self.failed), 120.0)
@@ -265,6 +273,21 @@ class Ring:
             slots=slots,
             wire_dtype=wire,  # type: ignore[arg-type]
             ring=ring,
+        )
+
+    @staticmethod
+    def _told(draft: Model, context_tokens: int) -> DraftModel:
+        """A draft model as its node is told of it; whole."""
+        manifest = draft.manifest
+        spec = draft.segment(0, manifest.num_units)
+        return DraftModel(
+            model=manifest.name,
+            graph=BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes),
+            blobs=tuple(BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in spec.blobs),
+            kv_layers=tuple(layer.as_told() for layer in manifest.layers),
+            vocab_size=manifest.vocab_size,
+            context_tokens=min(context_tokens, manifest.max_context),
+            same_bits=manifest.numerics.same_bits,
         )
 
     def commit(self, plan: Plan) -> None:

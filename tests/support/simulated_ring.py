@@ -35,12 +35,13 @@ from edge_node.effects import (
 from edge_node.stage.decode_fast_path import DecodeFastPath, LastStageFastPath
 from edge_node.stage_spec import StageKey
 from edge_node.wire.frames import kv_rows_frame
-from edge_node.work import Computed, Row, RowResult, Work
+from edge_node.work import Computed, Drafted, DraftWork, Row, RowResult, Work
 from schemas import messages
 from schemas.codec import KV_HEADER_BYTES, Dtype, Flag, Frame, Kind, decode_frames, encode_frame, request_number
 from schemas.messages import (
     BlobRef,
     CloseRequest,
+    DraftModel,
     Epoch,
     FoldedState,
     KvCopied,
@@ -71,6 +72,11 @@ _RESEND_S = 3.0
 _GARBAGE = 0xDEADBEEF
 _WORD = struct.Struct("<I")
 _BLOB = BlobRef(sha256="0" * 64, size_bytes=1)
+DRAFT = DraftModel(
+    model="small", graph=_BLOB, blobs=(), kv_layers=(KvLayer(layer=0, kv_heads=1, key_dim=1, value_dim=1),),
+    vocab_size=VOCABULARY, context_tokens=64,
+)  # fmt: skip
+"""What ``prepare_segment`` takes as ``draft``."""
 
 Fate = Callable[[Frame, str], Sequence[float]]
 """(frame, topic) -> extra delays of its copies in seconds; none when it is lost."""
@@ -153,7 +159,10 @@ def prepare_segment(
         "chunk_tokens": chunk_tokens,
         "wire_dtype": "fp32",
         "planned_bytes": 0,
+        "draft": None,
     }
+    if stage < len(ring) - 1:
+        changes.pop("draft", None)
     return PrepareSegment(**(fields | changes))
 
 
@@ -234,6 +243,10 @@ class SimulatedNode:
         )
         self.name = name
         self._token_of = token_of
+        self.guess: Callable[[Sequence[int]], int] = lambda text: 0
+        """What the draft model says to follow a text."""
+        self.guess_s = position_s
+        self.texts_drafted: list[list[int]] = []
         self.position_s = position_s
         """Compute time of one position."""
         self.patterns: set[str] = set()
@@ -259,6 +272,12 @@ class SimulatedNode:
                     part[position] = _GARBAGE
         results = tuple(self._compute_row(work.key, row) for row in work.rows)
         return Computed(self.position_s * sum(row.count for row in work.rows), results)
+
+    def run_draft(self, work: DraftWork) -> Drafted:
+        """Have the fake draft model guess."""
+        assert work.draw.position == len(work.ids)
+        self.texts_drafted.append(list(work.ids))
+        return Drafted(self.guess_s, 1, self.guess(work.ids))
 
     def step(self, fast_path: DecodeFastPath) -> tuple[bytes | int, float]:
         """Run the fake model for the step of a lane."""
@@ -471,6 +490,8 @@ class SimulatedRing:
         if work is None:
             if node.core.has_transfer:
                 self.after(_TURN_S, lambda: None)
+            elif node.core.drafts.waiting:
+                self._draft(node)
             return
         result = node.compute(work)
         node.busy = True
@@ -480,6 +501,17 @@ class SimulatedRing:
             self._do(node, node.core.computed(work, result, self.now_s))
 
         self.after(result.compute_s, finish)
+
+    def _draft(self, node: SimulatedNode) -> None:
+        """A run of the draft model, as there is nothing else to do."""
+        effects = node.core.drafts.turn(node.run_draft, self.now_s)
+        node.busy = True
+
+        def finish() -> None:
+            node.busy = False
+            self._do(node, effects)
+
+        self.after(node.guess_s, finish)
 
     def _step(self, node: SimulatedNode) -> bool:
         """What arrived alone, the short way."""

@@ -33,7 +33,7 @@ def prompt_with_a_first_guess(model: Model, *, right: bool) -> tuple[list[int], 
         lookup = PromptLookup(list(prompt))
         for position, token in enumerate(text[:-6]):
             lookup.take(len(prompt) + position, [token])
-            guess = lookup.guess(RoundTimes().worthwhile(lookup.chances(), window=6, windows=1, most=6))
+            guess = lookup.guess(RoundTimes().worthwhile(lookup.chances(), window=6, windows=1, most=6).guesses)
             if guess and (guess[0] == text[position + 1]) is right:
                 return prompt, text
             if guess:

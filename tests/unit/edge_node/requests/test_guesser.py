@@ -12,7 +12,7 @@ from edge_node.requests.guess_limits import GuessLimits
 from edge_node.requests.guess_marks import GuessMarks
 from edge_node.requests.guesser import Guesser
 from edge_node.requests.prompt_lookup import PromptLookup
-from edge_node.requests.round_times import RoundTimes
+from edge_node.requests.round_times import RoundTimes, Worth
 from tests.support.strategies import examples
 
 PROMPT = [*range(100, 140), 100, 101]
@@ -31,7 +31,7 @@ def as_much_as_there_may_be(monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
         monkeypatch.setattr(
             RoundTimes,
             "worthwhile",
-            lambda times, chances, *, window, windows, most: max(0, min(most, (window + 1) * windows - 1)),
+            lambda times, chances, *, window, windows, most: Worth(max(0, min(most, (window + 1) * windows - 1)), 2.0),
         )
 
 
@@ -112,7 +112,8 @@ def slow_links(plain_s: float = 0.1, guesses_s: float = 0.002, behind_s: float =
     ids=["all", "one window", "few", "unlikely", "guesses cost as much as steps", "a window costs more than a round"],
 )
 def test_so_many_guesses_are_worthwhile(chance: float, times: RoundTimes, windows: int, expected: int) -> None:
-    found = times.worthwhile(itertools.repeat(chance), window=8, windows=windows, most=100)
+    found, gain = times.worthwhile(itertools.repeat(chance), window=8, windows=windows, most=100)
+    assert (gain > 1.0) is (found > 0)
     assert found == expected if expected in (0, 71) or windows == 1 else 0 < found <= expected
 
 
@@ -127,8 +128,8 @@ def test_windows_in_flight_are_no_rounds_in_what_is_worthwhile() -> None:
         def behind(self, took_s: float) -> None:
             seen.append(("behind", round(took_s, 3)))
 
-        def worthwhile(self, chances: object, *, window: int, windows: int, most: int) -> int:
-            return min(most, (window + 1) * windows - 1)
+        def worthwhile(self, chances: object, *, window: int, windows: int, most: int, each_s: float = 0.0) -> Worth:
+            return Worth(min(most, (window + 1) * windows - 1), 2.0)
 
     one = Guesser(PromptLookup(list(PROMPT)), MARKS, Times(), window=2, windows=3)
     one.after(42, (102,), 1, 0.0, ANY)
