@@ -150,8 +150,12 @@ def deployed_ring(
     context_tokens: int = CONTEXT_TOKENS,
     chunk_tokens: int = CHUNK_TOKENS,
     link_delay_s: float = 0.0,
+    draft: Model | None = None,
 ) -> Iterator[Ring]:
-    """A ring of ``stages`` node processes of one thread with an even split, ready for requests."""
+    """A ring of ``stages`` node processes of one thread with an even split, ready for requests.
+
+    ``draft``: for the last stage's node to guess with.
+    """
     names = [f"node-{index}" for index in range(stages)]
     with ring_of_nodes(model, names, link_delay_s=link_delay_s) as (ring, homes):
         ring.deploy(
@@ -161,5 +165,6 @@ def deployed_ring(
             context_tokens=context_tokens,
             slots=slots,
             chunk_tokens=chunk_tokens,
+            draft=draft,
         )
         yield ring

@@ -1,20 +1,30 @@
-"""Guessed tokens and reused prefixes: what they save on slow links, and that they cost nothing elsewhere."""
+"""Guessed tokens and reused prefixes: what they save on slow links, and that they cost nothing elsewhere.
+
+The draft models are SmolLM2's own: all of it, which is right nearly always (what guesses can give at the most), and its
+first blocks, which are right seldom (what a draft model costs that is no good, until it is left alone).
+"""
 
 from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import harness
 import speculation_prompts as prompts
+from gguf_models import open_gguf
 from harness import Result, alternate, main, median_result, note
 from rings import deployed_ring
+from self_draft import self_draft
 from smollm2 import open_smollm2
 from speculation_prompts import Prompt
 
+from orchestrator.commands.demo_model import demo_checkpoint
+from orchestrator.commands.settings import default_cache
 from orchestrator.model.model import Model
+from orchestrator.model.precision import AUTO
+from schemas.messages import Sampling
 from tests.support.ring import Answer, Ring
 
 STAGES = 3
@@ -22,7 +32,12 @@ SHORT_LINK_S, LONG_LINK_S = 0.005, 0.020
 DRAFT_TOKENS = 8
 TOKENS = 128
 CONTEXT_TOKENS = 1024
-MIX_LIMITS = {"mean": 1.5, "least": 0.97}
+MIX_RINGS = ((3, SHORT_LINK_S, "mix, 5 ms each way"), (2, 0.0, "mix, two nodes of this machine"))
+MIX_MEAN, MIX_LEAST = 1.5, 0.97
+DRAFT_BLOCKS = 6
+SAME_TEXTS, SAME_TOKENS = 160, 32
+SEEDS = 8
+TEMPERATURE = 0.8
 
 
 @dataclass(frozen=True)
@@ -41,8 +56,10 @@ KINDS = (
 )
 
 
-def _ask(ring: Ring, model: Model, ids: Sequence[int], tokens: int, draft_tokens: int) -> Answer:
-    return ring.ask(ids, tokens, eos_ids=model.manifest.eos_ids, draft_tokens=draft_tokens)
+def _ask(
+    ring: Ring, model: Model, ids: Sequence[int], tokens: int, draft_tokens: int, sampling: Sampling | None = None
+) -> Answer:
+    return ring.ask(ids, tokens, eos_ids=model.manifest.eos_ids, draft_tokens=draft_tokens, sampling=sampling)
 
 
 def _speed(answers: Sequence[Answer]) -> float:
@@ -73,24 +90,26 @@ def _gains(ring: Ring, model: Model, kind: Kind, delay_s: float, tokens: int, pa
 
 
 def _mix(ring: Ring, model: Model, name: str, tokens: int, pairs: int, asked: Sequence[Prompt]) -> list[Result]:
-    """What guesses save with each question of a mix: on average, and where they save least."""
+    """What guesses save with each question of a mix: on average, and where they save least.
+
+    Questions with short answers are asked as often as it takes to have as many tokens as others have.
+    """
     ratios = []
     for ids in _encoded(model, asked):
-        measured = alternate(
-            lambda ids=ids: _speed([_ask(ring, model, ids, tokens, DRAFT_TOKENS)]),  # type: ignore[misc]
-            lambda ids=ids: _speed([_ask(ring, model, ids, tokens, 0)]),  # type: ignore[misc]
-            pairs,
-        )
+        times = -(-tokens // len(_ask(ring, model, ids, tokens, 0).ids))
+
+        def speed(draft_tokens: int, ids: Sequence[int] = ids, times: int = times) -> float:
+            return _speed([_ask(ring, model, ids, tokens, draft_tokens) for _ in range(times)])
+
+        measured = alternate(lambda: speed(DRAFT_TOKENS), lambda: speed(0), pairs)
         ratios.append(statistics.median(a / b for a, b in measured))
     note(f"{name}: {[round(ratio, 2) for ratio in ratios]}")
-    is_slow = "each way" in name
+    spread = min(ratios), max(ratios)
+    mean = f"{name}: mean of {len(ratios)} questions, with guesses over without"
     return [
-        Result(
-            f"{name}: mean of {len(ratios)} questions, with guesses over without", statistics.mean(ratios), "ratio",
-            (min(ratios), max(ratios)), at_least=MIX_LIMITS["mean" if is_slow else "least"],
-        ),
-        Result(f"{name}: the least of them", min(ratios), "ratio", at_least=MIX_LIMITS["least"]),
-    ]  # fmt: skip
+        Result(mean, statistics.mean(ratios), "ratio", spread, at_least=MIX_MEAN),
+        Result(f"{name}: the least of them", min(ratios), "ratio", at_least=MIX_LEAST),
+    ]
 
 
 def _same_texts(quick: bool) -> Result:
@@ -104,6 +123,55 @@ def _same_texts(quick: bool) -> Result:
             for ids in _encoded(model, asked)
         )
     return Result(f"steady, same texts with guesses, of {len(asked)}", same, "texts", at_least=len(asked))
+
+
+def _first_blocks() -> Model:
+    return open_gguf(self_draft(demo_checkpoint(default_cache()), range(DRAFT_BLOCKS)), AUTO)
+
+
+def _draft_gains(quick: bool, tokens: int, pairs: int) -> list[Result]:
+    """Plain text and code edits with a draft model over without any guesses, beside the look-up alone."""
+    model = open_smollm2("fast")
+    drafts: dict[str, Callable[[], Model | None]] = {
+        "look-up alone": lambda: None,
+        "itself as draft model": lambda: model,
+        f"{DRAFT_BLOCKS} blocks of it as draft model": _first_blocks,
+    }
+    results = []
+    for delay_s in (LONG_LINK_S,) if quick else (SHORT_LINK_S, LONG_LINK_S):
+        for name, draft in drafts.items():
+            options = {"context_tokens": CONTEXT_TOKENS, "link_delay_s": delay_s, "draft": draft()}
+            with deployed_ring(model, STAGES, wire="fp16", **options) as ring:  # type: ignore[arg-type]
+                _ask(ring, model, _encoded(model, prompts.PLAIN[:1])[0], tokens, 0)
+                for kind in (
+                    Kind(f"plain text, {name}", prompts.PLAIN, {}),
+                    Kind(f"code edits, {name}", prompts.CODE_EDITS, {}),
+                ):
+                    results += _gains(ring, model, kind, delay_s, tokens, pairs)[:1]
+    return results
+
+
+def _same_texts_with_draft(quick: bool) -> list[Result]:
+    """How many texts are the same with a draft model in the profile that keeps them: greedy, and of seeds."""
+    model = open_smollm2("steady")
+    asked = _encoded(model, prompts.MIX)[: 1 if quick else SAME_TEXTS // SEEDS]
+    seeds = range(2 if quick else SEEDS)
+    samplings = [Sampling(temperature=TEMPERATURE if seed else 0.0, seed=seed) for seed in seeds]
+    results = []
+    for name, draft in (("itself", model), (f"{DRAFT_BLOCKS} blocks of it", _first_blocks())):
+        options = {"context_tokens": CONTEXT_TOKENS, "link_delay_s": SHORT_LINK_S, "draft": draft}
+        with deployed_ring(model, STAGES, wire="fp16", **options) as ring:  # type: ignore[arg-type]
+            same = sum(
+                _ask(ring, model, ids, SAME_TOKENS, DRAFT_TOKENS, sampling).ids
+                == _ask(ring, model, ids, SAME_TOKENS, 0, sampling).ids
+                for ids in asked
+                for sampling in samplings
+            )
+        count = len(asked) * len(samplings)
+        results.append(
+            Result(f"steady, same texts with {name} as draft model, of {count}", same, "texts", at_least=count)
+        )
+    return results
 
 
 def _second_turn(model: Model, pairs: int, history_tokens: int) -> list[Result]:
@@ -135,21 +203,22 @@ def measure(quick: bool, part: str) -> list[Result]:
             for kind in kinds:
                 if delay_s in kind.targets or delay_s == SHORT_LINK_S:
                     results += _gains(ring, model, kind, delay_s, tokens, pairs)
-    for delay_s, name in (
-        ((SHORT_LINK_S, "mix, 5 ms each way"), (0.0, "mix, this machine alone")) if part in ("all", "mix") else ()
-    ):
-        with deployed_ring(model, STAGES, wire="fp16", context_tokens=CONTEXT_TOKENS, link_delay_s=delay_s) as ring:
+    for stages, delay_s, name in MIX_RINGS if part in ("all", "mix") else ():
+        with deployed_ring(model, stages, wire="fp16", context_tokens=CONTEXT_TOKENS, link_delay_s=delay_s) as ring:
             _ask(ring, model, _encoded(model, mix[:1])[0], tokens, 0)
-            results += _mix(ring, model, name, tokens, min(pairs, 3), mix)
+            results += _mix(ring, model, name, tokens, pairs, mix)
     if part in ("all", "texts"):
         results.append(_same_texts(quick))
+    if part in ("all", "draft"):
+        results += _draft_gains(quick, tokens, min(pairs, 3))
+        results += _same_texts_with_draft(quick)
     if part in ("all", "prefix"):
         results += _second_turn(model, pairs, 70 if quick else 400)
     return results
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--part", choices=("all", "kinds", "mix", "texts", "prefix"), default="all")
+    parser.add_argument("--part", choices=("all", "kinds", "mix", "texts", "draft", "prefix"), default="all")
 
 
 if __name__ == "__main__":

@@ -220,13 +220,8 @@ class NodeCore:
         """Report how far the download of a segment's files is."""
         pipeline, epoch, stage = key
         progress = PrepareProgress(
-            node=self.node,
-            pipeline=pipeline,
-            epoch=epoch,
-            stage=stage,
-            done_bytes=done_bytes,
-            total_bytes=total_bytes,
-        )
+            node=self.node, pipeline=pipeline, epoch=epoch, stage=stage, done_bytes=done_bytes, total_bytes=total_bytes
+        )  # fmt: skip
         return [Reply(progress)]
 
     def loaded(
@@ -238,13 +233,18 @@ class NodeCore:
         downloaded_bytes: int,
         load_s: float,
         kv_value_bytes: int = 4,
+        draft_failure: str = "",
     ) -> list[Effect]:
-        """Note that a segment is open, and what that took; report its stage ready if nothing else is missing."""
+        """Note that a segment is open, and what that took; report its stage ready if nothing else is missing.
+
+        ``draft_failure``: why its draft model can't be used.
+        """
         stage = self._stages.get(key)
         if stage is None:
             return [UnloadSegment(key)]
         stage.loaded = True
         stage.kv_value_bytes = kv_value_bytes
+        stage.drafts = stage.drafts and not draft_failure
         stage.ready = SegmentReady(
             node=self.node,
             incarnation=self.incarnation,
@@ -255,6 +255,7 @@ class NodeCore:
             peak_rss_bytes=peak_rss_bytes,
             downloaded_bytes=downloaded_bytes,
             load_s=load_s,
+            draft_failure=draft_failure,
         )
         return self._report_ready(stage)
 

@@ -82,6 +82,7 @@ class SegmentReady:
     peak_rss_bytes: Bytes = about("Its largest since the node started, last released a stage or measured itself.")
     downloaded_bytes: Bytes = about("Bytes fetched for it; the rest was in the cache.")
     load_s: Seconds = about("Time from command to ready.")
+    draft_failure: Line = about("Why its draft model can't be used; empty where it can, or there is none.", default="")
 
 
 @message("reply.failed")

@@ -7,11 +7,14 @@ follows it behind it, once there are as many as are worth their time.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from edge_node.requests.draft_record import DraftRecord
 from edge_node.requests.guess_limits import GuessLimits
 from edge_node.requests.round_times import RoundTimes, Worth
+
+_ANY_CREDIT = math.inf
 
 
 class DraftGuesses:
@@ -29,6 +32,8 @@ class DraftGuesses:
         self.record = record
         self.wanted = 1 if record.pays else 0
         """So long the chain is to become. At first the model takes in the prompt, and its guess is only compared."""
+        self.cost_each = 0.0
+        """As `Worth.cost_each`, of those that are wanted."""
         self.sends = False
         """Are its guesses to be verified? Else it is tried whether they would have been right."""
         self._context_tokens = context_tokens
@@ -58,9 +63,9 @@ class DraftGuesses:
                     self.forget()
                     break
 
-    def choose(self, other: Worth, chosen: int, times: RoundTimes, limits: GuessLimits) -> bool:
+    def choose(self, other: Worth, chosen: int, times: RoundTimes, limits: GuessLimits, credit: float) -> bool:
         """Decide how many guesses are wanted behind tokens of which ``chosen`` came last; False where ``other`` guesses
-        are better, or none."""
+        are better, or none. ``credit``: what they may cost, as in `RoundTimes.worthwhile`."""
         record = self.record
         self.wanted, self.sends = 0, False
         if limits.most == 0 or not times.are_known:
@@ -73,6 +78,7 @@ class DraftGuesses:
             window=self._window,
             windows=min(limits.windows, self._windows),
             most=limits.most,
+            credit=_ANY_CREDIT,
             each_s=record.token_s,
         )
         if not record.judged(chosen, pays=worth.guesses > 0):
@@ -80,7 +86,8 @@ class DraftGuesses:
         if worth.guesses == 0:
             self.wanted = 1
             return False
-        if worth.gain <= other.gain:
+        count = min(worth.guesses, int(credit / worth.cost_each) if worth.cost_each else worth.guesses)
+        if worth.gain <= other.gain or count == 0:
             return False
-        self.wanted, self.sends = worth.guesses, True
+        self.wanted, self.sends, self.cost_each = count, True, worth.cost_each
         return True

@@ -16,9 +16,18 @@ from edge_node.requests.guess_marks import GuessMarks
 from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.round_times import RoundTimes
 
+FIRST_CREDIT = 0.15
+"""What guesses may cost before one was right, in rounds without guesses: a short answer takes no longer by more."""
+_CREDIT_PER_ROUND = 0.01
+MOST_CREDIT = 8.0
+
 
 class Guesser:
-    """Guesses what follows."""
+    """Guesses what follows.
+
+    Guesses are paid for: each has a price, what it makes a round longer if it is wrong, and each that was right has
+    saved a round. So an answer in which guesses are never right takes hardly longer than without any.
+    """
 
     def __init__(
         self,
@@ -51,6 +60,9 @@ class Guesser:
         self._begin = len(lookup.ids)
         """Position of the first of the newest chain."""
         self._chain: list[int] = []
+        self._credit = FIRST_CREDIT
+        self._paid = 0
+        """Up to this position guesses are paid for."""
         self._asked: deque[tuple[int, float]] = deque()
         """(where the tokens end that stage 0 was told, when), of windows that are on their way."""
         self._chosen_s: float | None = None
@@ -103,6 +115,7 @@ class Guesser:
         following = first + len(tokens)
         self._time(first + count - 1, count - 1, now_s)
         rest = self._rest(first, tokens)
+        self._credit = min(MOST_CREDIT, self._credit + self._right(first, tokens) + _CREDIT_PER_ROUND)
         if self._draft:
             self._draft.compare(first, tokens)
         if not rest:
@@ -112,27 +125,42 @@ class Guesser:
         if self._lookup.ids[first:following] != list(tokens):
             self._lookup.take(first, tokens)
         most_certain = (self._window + 1) * self._windows - 1
-        longer = list(certain[:most_certain]) if certain else self._guess(len(tokens), limits)
+        longer, cost_each = (list(certain[:most_certain]), 0.0) if certain else self._guess(len(tokens), limits)
         # The end need not be guessed: it is drawn behind the last guess, and nothing is computed for it.
         longer = list(itertools.takewhile(lambda token: token not in self._eos_ids, longer))
         if len(longer) > len(rest) and longer[: len(rest)] == rest:
             rest = longer
         self._begin, self._chain = following, rest
+        self._pay(cost_each)
         self._asked.append((following + len(rest), now_s))
         self._chosen_s = now_s
         return rest
 
-    def _guess(self, chosen: int, limits: GuessLimits) -> list[int]:
-        """What the look-up says, unless a draft model is better; ``chosen`` tokens came last."""
+    def _right(self, first: int, tokens: Sequence[int]) -> int:
+        """How many of the tokens were guessed."""
+        index = first - self._begin
+        known = self._chain[index : index + len(tokens)] if index >= 0 else []
+        pairs = zip(known, tokens, strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    def _pay(self, cost_each: float) -> None:
+        """Pay for the guesses of the chain that were not paid for yet."""
+        end = self._begin + len(self._chain)
+        self._credit -= cost_each * max(0, end - max(self._begin, self._paid))
+        self._paid = end
+
+    def _guess(self, chosen: int, limits: GuessLimits) -> tuple[list[int], float]:
+        """What the look-up says, unless a draft model is better, and what each costs; ``chosen`` tokens came last."""
         worth = self._times.worthwhile(
             self._lookup.chances(),
             window=self._window,
             windows=min(limits.windows, self._windows),
             most=limits.most,
+            credit=self._credit,
         )
-        if self._draft and self._draft.choose(worth, chosen, self._times, limits):
-            return []
-        return self._lookup.guess(worth.guesses)
+        if self._draft and self._draft.choose(worth, chosen, self._times, limits, self._credit):
+            return [], self._draft.cost_each
+        return self._lookup.guess(worth.guesses), worth.cost_each
 
     @property
     def awaits_draft(self) -> bool:
@@ -168,6 +196,7 @@ class Guesser:
             self._chain.append(token)
         if len(self._chain) < draft.wanted or not (self._chain and draft.sends):
             return ()
+        self._pay(draft.cost_each)
         self._asked.append((self._begin + len(self._chain), now_s))
         return list(self._chain)
 

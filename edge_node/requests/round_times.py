@@ -8,7 +8,7 @@ from typing import NamedTuple
 from schemas.ewma import ewma
 
 _WEIGHT = 0.15
-_COST_PER_GUESS = 0.12
+_COST_PER_GUESS = 0.25
 """What one guess more adds to a round, as a share of a round without, until that is measured."""
 _COST_BEHIND = 0.4
 """By how much a window comes later than the one before it, as a share of a round without guesses, likewise."""
@@ -26,6 +26,8 @@ class Worth(NamedTuple):
     """With so many there are most tokens per second; 0 where none is clearly better than none."""
     gain: float
     """Expected tokens per second, over those without guesses."""
+    cost_each: float
+    """By how much each makes the round longer, if it is wrong, as a share of one without guesses."""
 
 
 class RoundTimes:
@@ -33,8 +35,8 @@ class RoundTimes:
 
     def __init__(self) -> None:
         self._plain_s: float | None = None
-        self._per_guess = _COST_PER_GUESS
-        self._behind = _COST_BEHIND
+        self._per_guess: float | None = None
+        self._behind: float | None = None
 
     @property
     def are_known(self) -> bool:
@@ -57,7 +59,7 @@ class RoundTimes:
             self._behind = ewma(self._behind, took_s / self._plain_s, _WEIGHT)
 
     def worthwhile(
-        self, chances: Iterator[float], *, window: int, windows: int, most: int, each_s: float = 0.0
+        self, chances: Iterator[float], *, window: int, windows: int, most: int, credit: float, each_s: float = 0.0
     ) -> Worth:
         """The number of guesses with the most expected tokens per second.
 
@@ -66,9 +68,13 @@ class RoundTimes:
             window: most guesses behind the first token of a window.
             windows: most windows that may be on their way.
             most: most guesses.
+            credit: what all of them may cost if they are wrong, in rounds without guesses; as long as there is any, one
+                guess may cost more.
             each_s: what it takes to make a guess, while the token before all of them is on its way.
         """
-        best, best_rate = Worth(0, 1.0), _PAYS_FROM
+        best, best_rate = Worth(0, 1.0, 0.0), _PAYS_FROM
+        per_guess = _COST_PER_GUESS if self._per_guess is None else self._per_guess
+        behind = _COST_BEHIND if self._behind is None else self._behind
         each = each_s / self._plain_s if self._plain_s else 0.0
         likely, tokens = 1.0, 1.0
         first, later = 1.0, 0.0
@@ -78,10 +84,13 @@ class RoundTimes:
                 break
             tokens += likely
             if count <= window:
-                first += self._per_guess
+                first += per_guess
             elif count % (window + 1) == 0:
-                later += self._behind
-            rate = tokens / (first + later + count * each)
-            if rate > best_rate:
-                best, best_rate = Worth(count, rate), rate
+                later += behind
+            takes = first + later + count * each
+            if takes - 1.0 > credit and (count > 1 or credit <= 0.0):
+                break
+            if tokens / takes > best_rate:
+                best_rate = tokens / takes
+                best = Worth(count, best_rate, (takes - 1.0) / count)
         return best

@@ -41,6 +41,8 @@ class Loaded:
     load_s: float
     kv_value_bytes: int
     """Size of an element of the KV cache."""
+    draft_failure: str = ""
+    """Why its draft model can't be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,8 @@ class SegmentRunner:
         try:
             with self._loading:
                 self.unloaded.free()
-                segment, draft, downloaded_bytes = self._open(spec, old, same)
+                segment, downloaded_bytes = self._open(spec, old, same)
+                draft, failure = self._open_draft(spec)
         except LoadCancelled:
             _log.info("loading the segment of epoch %s was cancelled", spec.epoch)
         except Exception as error:  # out of memory, full disk, ...: the orchestrator must hear of it
@@ -164,12 +167,11 @@ class SegmentRunner:
             self._segments[spec.key] = segment
             if draft:
                 self._drafts[spec.key] = draft
-            self._post(Loaded(spec.key, downloaded_bytes, time.monotonic() - started_s, segment.kv.value_bytes))
+            took_s = time.monotonic() - started_s
+            self._post(Loaded(spec.key, downloaded_bytes, took_s, segment.kv.value_bytes, failure))
 
-    def _open(
-        self, spec: StageSpec, old: Segment | None, same: Segment | None
-    ) -> tuple[Segment, DraftModel | None, int]:
-        """Download and open; returns the segment, the draft model and the number of bytes fetched."""
+    def _open(self, spec: StageSpec, old: Segment | None, same: Segment | None) -> tuple[Segment, int]:
+        """Download and open; returns the segment and the number of bytes fetched, the draft model's too."""
         last_report_s = 0.0
 
         def report(done_bytes: int, total_bytes: int) -> None:
@@ -182,14 +184,27 @@ class SegmentRunner:
 
         downloaded_bytes = self._store.fetch(spec.files, spec.blob_urls, on_progress=report)
         planned_bytes = spec.planned_bytes or self._memory_bytes
-        with memory_fence.around(planned_bytes, sum(blob.size_bytes for blob in spec.files)):
+        with memory_fence.around(planned_bytes, sum(blob.size_bytes for blob in spec.segment.files)):
             segment = same or self._opened(spec.segment, old, planned_bytes)
-            draft = self._draft_like(spec)
-            if spec.draft and not draft:
-                draft = DraftModel(self._opened_by(CPU, spec.draft, None, planned_bytes))
         heap.trim()  # of what opening it took on the way
         process_heap.let_go_of_file_pages(self._store.directory)
-        return segment, draft, downloaded_bytes
+        return segment, downloaded_bytes
+
+    def _open_draft(self, spec: StageSpec) -> tuple[DraftModel | None, str]:
+        """Open a stage's draft model; returns it or, if it can't be used, why. No stage has to do without it."""
+        draft = self._draft_like(spec)
+        if draft or not spec.draft:
+            return draft, ""
+        planned_bytes = spec.planned_bytes or self._memory_bytes
+        try:
+            with memory_fence.around(planned_bytes, sum(blob.size_bytes for blob in spec.files)):
+                draft = DraftModel(self._opened_by(CPU, spec.draft, None, planned_bytes))
+        except NodeError as error:
+            _log.warning("the draft model of epoch %s can't be used: %s", spec.epoch, error)
+            return None, reason_of(error)
+        heap.trim()
+        process_heap.let_go_of_file_pages(self._store.directory)
+        return draft, ""
 
     def _opened(self, spec: SegmentSpec, old: Segment | None, planned_bytes: int | None) -> Segment:
         """Open a segment and have it run, by the CPU if another provider was no good after all."""

@@ -26,6 +26,7 @@ def load_effects(event: LoadEvent, core: NodeCore) -> Sequence[Effect]:
                 downloaded_bytes=event.downloaded_bytes,
                 load_s=event.load_s,
                 kv_value_bytes=event.kv_value_bytes,
+                draft_failure=event.draft_failure,
             )
         case LoadFailed():
             _log.warning("segment of epoch %s failed: %s", event.key[1], event.reason)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from edge_node.runtime.draft_model import DraftModel
 from edge_node.work import DraftWork, Draw
 from orchestrator.model.model import Model
 from orchestrator.model.verify import Chain
-from schemas.messages import Epoch, Sampling
+from schemas.messages import BlobRef, Epoch, Sampling
 from tests.support.live_move import move
 from tests.support.mqtt_proxy import MqttProxy
 from tests.support.nodes import running_nodes
@@ -64,6 +66,24 @@ def test_it_goes_where_the_last_stage_goes(far_apart: tuple[Ring, dict[str, Path
     ring.finish(answer)
     assert answer.ids == expected
     assert answer.timings[1].decode_steps < 130
+
+
+def test_one_that_cannot_be_opened_is_left_out(
+    far_apart: tuple[Ring, dict[str, Path]], tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring, homes = far_apart
+    junk = b"no graph"
+    graph = BlobRef(sha256=hashlib.sha256(junk).hexdigest(), size_bytes=len(junk))
+    folder = homes["charlie"] / "blobs"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / graph.sha256).write_bytes(junk)
+    told = replace(Ring.told(tiny_model, 256), graph=graph)
+    monkeypatch.setattr(Ring, "told", lambda draft, context_tokens: told)
+    ring.deploy(homes, CUTS, **PLAN, draft=tiny_model)
+    failures = {ready.node: ready.draft_failure for ready in ring.ready.values()}
+    assert failures.pop("charlie")
+    assert not any(failures.values())
+    assert ring.ask(PROMPT, 20, draft_tokens=6).ids == Chain(tiny_model).greedy(PROMPT, 20)
 
 
 def test_what_two_texts_have_in_common_is_computed_once(tiny_model: Model) -> None:

@@ -30,7 +30,7 @@ def always_guess(patch: pytest.MonkeyPatch, guess: Guess) -> None:
     patch.setattr(
         RoundTimes,
         "worthwhile",
-        lambda times, chances, *, window, windows, most, each_s=0.0: Worth(
-            max(0, min(most, (window + 1) * windows - 1)), 2.0
+        lambda times, chances, *, window, windows, most, credit, each_s=0.0: Worth(
+            max(0, min(most, (window + 1) * windows - 1)), 2.0, 0.0
         ),
     )

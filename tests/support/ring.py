@@ -234,7 +234,7 @@ class Ring:
             spec = self._model.segment(ref.start, ref.stop, wire=wire)  # type: ignore[arg-type]
             graph = BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes)
             blobs = tuple(BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in spec.blobs)
-            told = self._told(draft, context_tokens) if draft and stage == len(ring) - 1 else None
+            told = self.told(draft, context_tokens) if draft and stage == len(ring) - 1 else None
             if blob_url is None:
                 self.hand_over((graph, *blobs), homes[ref.node])
                 if told:
@@ -276,7 +276,7 @@ class Ring:
         )
 
     @staticmethod
-    def _told(draft: Model, context_tokens: int) -> DraftModel:
+    def told(draft: Model, context_tokens: int) -> DraftModel:
         """A draft model as its node is told of it; whole."""
         manifest = draft.manifest
         spec = draft.segment(0, manifest.num_units)

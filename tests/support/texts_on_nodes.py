@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 
+from edge_node.requests.guesser import FIRST_CREDIT
 from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.round_times import RoundTimes
 from orchestrator.model.model import Model
@@ -33,7 +34,8 @@ def prompt_with_a_first_guess(model: Model, *, right: bool) -> tuple[list[int], 
         lookup = PromptLookup(list(prompt))
         for position, token in enumerate(text[:-6]):
             lookup.take(len(prompt) + position, [token])
-            guess = lookup.guess(RoundTimes().worthwhile(lookup.chances(), window=6, windows=1, most=6).guesses)
+            worth = RoundTimes().worthwhile(lookup.chances(), window=6, windows=1, most=6, credit=FIRST_CREDIT)
+            guess = lookup.guess(worth.guesses)
             if guess and (guess[0] == text[position + 1]) is right:
                 return prompt, text
             if guess:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import random
 
 import pytest
 from hypothesis import given
@@ -31,7 +33,9 @@ def as_much_as_there_may_be(monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
         monkeypatch.setattr(
             RoundTimes,
             "worthwhile",
-            lambda times, chances, *, window, windows, most: Worth(max(0, min(most, (window + 1) * windows - 1)), 2.0),
+            lambda times, chances, *, window, windows, most, credit: Worth(
+                max(0, min(most, (window + 1) * windows - 1)), 2.0, 0.0
+            ),
         )
 
 
@@ -112,7 +116,7 @@ def slow_links(plain_s: float = 0.1, guesses_s: float = 0.002, behind_s: float =
     ids=["all", "one window", "few", "unlikely", "guesses cost as much as steps", "a window costs more than a round"],
 )
 def test_so_many_guesses_are_worthwhile(chance: float, times: RoundTimes, windows: int, expected: int) -> None:
-    found, gain = times.worthwhile(itertools.repeat(chance), window=8, windows=windows, most=100)
+    found, gain, _ = times.worthwhile(itertools.repeat(chance), window=8, windows=windows, most=100, credit=math.inf)
     assert (gain > 1.0) is (found > 0)
     assert found == expected if expected in (0, 71) or windows == 1 else 0 < found <= expected
 
@@ -128,8 +132,10 @@ def test_windows_in_flight_are_no_rounds_in_what_is_worthwhile() -> None:
         def behind(self, took_s: float) -> None:
             seen.append(("behind", round(took_s, 3)))
 
-        def worthwhile(self, chances: object, *, window: int, windows: int, most: int, each_s: float = 0.0) -> Worth:
-            return Worth(min(most, (window + 1) * windows - 1), 2.0)
+        def worthwhile(
+            self, chances: object, *, window: int, windows: int, most: int, credit: float, each_s: float = 0.0
+        ) -> Worth:
+            return Worth(min(most, (window + 1) * windows - 1), 2.0, 0.0)
 
     one = Guesser(PromptLookup(list(PROMPT)), MARKS, Times(), window=2, windows=3)
     one.after(42, (102,), 1, 0.0, ANY)
@@ -138,3 +144,27 @@ def test_windows_in_flight_are_no_rounds_in_what_is_worthwhile() -> None:
     one.after(49, (109, 110, 111), 3, 0.16, ANY)
     one.after(52, (112, 113, 114), 3, 0.21, ANY)
     assert seen == [("2", 0.1), ("behind", 0.03), ("behind", 0.03)]
+
+
+@given(seed=st.integers(0, 10**6), rounds=st.integers(10, 200))
+@examples(50)
+def test_guesses_that_are_worthwhile_and_never_right_cost_hardly_anything(seed: int, rounds: int) -> None:
+    """The text begins as the prompt does again and again, and never goes on as it did."""
+    luck, times = random.Random(seed), slow_links()
+    one = Guesser(PromptLookup(list(PROMPT)), MARKS, times, window=8, windows=8)
+    position, wrong = len(PROMPT), 0
+    while position < len(PROMPT) + rounds:
+        place = luck.randrange(30)
+        for token in (*PROMPT[place : place + 2], 100_000 + position):
+            guess = one.after(position, (token,), 1, 0.0, ANY)
+            wrong += len(guess)
+            position += 1
+    price = times.worthwhile(itertools.repeat(1.0), window=8, windows=8, most=1, credit=math.inf).cost_each
+    assert 0 < price * wrong < 0.25 + 0.02 * rounds
+
+
+def test_guesses_that_were_right_pay_for_more_in_what_is_worthwhile() -> None:
+    one = Guesser(PromptLookup(list(PROMPT)), MARKS, slow_links(), window=8, windows=8)
+    at_first = one.after(42, (102,), 1, 0.0, ANY)
+    later = one.after(43, (103, 104, 105, 106), 4, 0.0, ANY)
+    assert 0 < len(at_first) < len(later)
