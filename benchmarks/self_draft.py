@@ -4,6 +4,7 @@ arXiv 2309.08168). It needs no training, and is no better for that: models that 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,8 @@ def self_draft(path: Path, blocks: Sequence[int]) -> Path:
     """A GGUF file with some blocks of another one, beside it; it is made once."""
     import gguf
 
-    made = path.with_name(f"{path.stem}.blocks-{'-'.join(map(str, blocks))}.gguf")
+    digest = hashlib.sha256(repr(list(blocks)).encode()).hexdigest()[:8]
+    made = path.with_name(f"{path.stem}.{len(blocks)}-blocks-{digest}.gguf")
     if made.exists():
         return made
     note(f"making a draft model of blocks {', '.join(map(str, blocks))} of {path.name}")

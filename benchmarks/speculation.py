@@ -130,7 +130,7 @@ def _first_blocks() -> Model:
 
 
 def _draft_gains(quick: bool, tokens: int, pairs: int) -> list[Result]:
-    """Plain text and code edits with a draft model over without any guesses, beside the look-up alone."""
+    """Plain text with a draft model over without any guesses, beside the look-up alone."""
     model = open_smollm2("fast")
     drafts: dict[str, Callable[[], Model | None]] = {
         "look-up alone": lambda: None,
@@ -143,11 +143,9 @@ def _draft_gains(quick: bool, tokens: int, pairs: int) -> list[Result]:
             options = {"context_tokens": CONTEXT_TOKENS, "link_delay_s": delay_s, "draft": draft()}
             with deployed_ring(model, STAGES, wire="fp16", **options) as ring:  # type: ignore[arg-type]
                 _ask(ring, model, _encoded(model, prompts.PLAIN[:1])[0], tokens, 0)
-                for kind in (
-                    Kind(f"plain text, {name}", prompts.PLAIN, {}),
-                    Kind(f"code edits, {name}", prompts.CODE_EDITS, {}),
-                ):
-                    results += _gains(ring, model, kind, delay_s, tokens, pairs)[:1]
+                results += _gains(ring, model, Kind(f"plain text, {name}", prompts.PLAIN, {}), delay_s, tokens, pairs)[
+                    :1
+                ]
     return results
 
 
