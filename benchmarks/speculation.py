@@ -143,9 +143,8 @@ def _draft_gains(quick: bool, tokens: int, pairs: int) -> list[Result]:
             options = {"context_tokens": CONTEXT_TOKENS, "link_delay_s": delay_s, "draft": draft()}
             with deployed_ring(model, STAGES, wire="fp16", **options) as ring:  # type: ignore[arg-type]
                 _ask(ring, model, _encoded(model, prompts.PLAIN[:1])[0], tokens, 0)
-                results += _gains(ring, model, Kind(f"plain text, {name}", prompts.PLAIN, {}), delay_s, tokens, pairs)[
-                    :1
-                ]
+                kind = Kind(f"plain text, {name}", prompts.PLAIN, {})
+                results += _gains(ring, model, kind, delay_s, tokens, pairs)[:1]
     return results
 
 

@@ -78,7 +78,7 @@ def test_one_that_cannot_be_opened_is_left_out(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / graph.sha256).write_bytes(junk)
     told = replace(Ring.told(tiny_model, 256), graph=graph)
-    monkeypatch.setattr(Ring, "told", lambda draft, context_tokens: told)
+    monkeypatch.setattr(Ring, "told", staticmethod(lambda draft, context_tokens: told))
     ring.deploy(homes, CUTS, **PLAN, draft=tiny_model)
     failures = {ready.node: ready.draft_failure for ready in ring.ready.values()}
     assert failures.pop("charlie")

@@ -138,7 +138,7 @@ def test_every_flipped_header_bit_and_some_payload_bits(frame: Frame, data: st.D
 WRONG_HEADERS = [
     ("magic", 0, "2s", [b"BL", b"\0\0", b"lb"], errors.FrameVersionMismatch),
     ("version", 2, "B", [0, 2, 255], errors.FrameVersionMismatch),
-    ("kind", 3, "B", [0, 7, 255], errors.FrameKindUnknown),
+    ("kind", 3, "B", [0, 8, 255], errors.FrameKindUnknown),
     ("dtype", 4, "B", [0, 4, 5, 255], errors.FrameDtypeMismatch),
     ("flags", 5, "B", [2, 4, 16, 255], errors.FrameShapeMismatch),
     ("count", 6, "H", [0, 2, 65535], errors.FrameShapeMismatch),
