@@ -21,7 +21,7 @@ from harness import Result, main, median_result, note
 from orchestrator.balancing.balancer import with_slowness
 from orchestrator.balancing.simulated import SimulatedBalancer
 from orchestrator.planning.cost import holdings, load_s
-from orchestrator.planning.problem import Device, Objective, Problem, Stage, UnitRun
+from orchestrator.planning.problem import Device, Objective, Problem, Stage
 from orchestrator.planning.simulation.scenario import (
     FleetEvent,
     NodeObservation,
@@ -34,6 +34,7 @@ from orchestrator.planning.solution import Infeasible
 from orchestrator.planning.solver.replicas import Rates, plan_replicas
 from orchestrator.planning.solver.solve import solve
 from orchestrator.planning.stage_cost import stage_costs
+from orchestrator.planning.unit_run import UnitRun
 from schemas.messages import PROBE_BATCH
 
 NOISE = 0.2

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 from harness import Result, main, median_result, note
 
-from orchestrator.planning.problem import Device, Objective, Problem, UnitRun
+from orchestrator.planning.problem import Device, Objective, Problem
 from orchestrator.planning.solution import Infeasible, Solution, Status
 from orchestrator.planning.solver import pyomo_solver
 from orchestrator.planning.solver.replicas import plan_replicas
 from orchestrator.planning.solver.solve import solve
 from orchestrator.planning.standby.plan_standby import plan_standby
+from orchestrator.planning.unit_run import UnitRun
 from schemas.units import BLOCK, EMBED, HEAD
 
 MIB = 2**20

@@ -153,6 +153,7 @@ def stage_counts(problem: Problem, stage: Stage) -> tuple[tuple[int, ...], tuple
 
 def predict(problem: Problem, stages: Sequence[Stage]) -> Prediction:
     """Everything the cost rules say about a plan."""
+    problem = problem.of_ring(len(stages))
     devices, held = problem.device_by_name, holdings(problem, stages)
     ring = len(held) > 1
     token_s = decode_s(devices, held)
@@ -195,6 +196,7 @@ def _stage_figures(problem: Problem, stages: Sequence[Stage], index: int) -> Sta
     device = problem.device_by_name[stage.node]
     body, head = stage_counts(problem, stage)
     counts = unit_counts(problem, stage)
+    runs = (problem.without_draft or problem).runs
     return StageFigures(
         node=stage.node,
         start=stage.start,
@@ -202,13 +204,15 @@ def _stage_figures(problem: Problem, stages: Sequence[Stage], index: int) -> Sta
         decode_s=weighted(counts, device.decode_s),
         hop_s=device.hop_s if leaves(stages, index) else 0.0,
         prefill_s=problem.prompt_tokens * weighted(body, device.prefill_s) + weighted(head, device.decode_s),
-        weight_bytes=sum(count * run.weight_bytes for count, run in zip(counts, problem.runs, strict=True)),
-        kv_bytes=sum(count * problem.unit_cache_bytes(run) for count, run in zip(counts, problem.runs, strict=True)),
+        weight_bytes=sum(count * run.weight_bytes for count, run in zip(counts, runs, strict=True)),
+        kv_bytes=sum(count * problem.unit_cache_bytes(run) for count, run in zip(counts, runs, strict=True)),
+        draft_bytes=problem.draft_bytes if stage.stop == problem.unit_count else 0,
     )
 
 
 def check(problem: Problem, stages: Sequence[Stage]) -> list[str]:
     """Everything that is wrong with a plan; empty when it may run."""
+    problem = problem.of_ring(len(stages))
     wrong: list[str] = []
     at = 0
     for stage in stages:

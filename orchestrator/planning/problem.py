@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from orchestrator.planning.errors import PlanningError
+from orchestrator.planning.unit_run import UnitRun, check_runs
 from schemas.limits import MAX_PAYLOAD_BYTES
 from schemas.segment_tensors import STATE_COPIES
-from schemas.units import KINDS
 
 
 class Objective(enum.Enum):
@@ -30,35 +30,6 @@ class Objective(enum.Enum):
     """The shortest bottleneck among plans at most `balanced_tolerance` slower per token than the quickest."""
     PAPER = "paper"
     """LinguaLinked's model (arXiv 2312.00388): FLOPs over speed plus one link per boundary; for comparison."""
-
-
-@dataclass(frozen=True)
-class UnitRun:
-    """Neighbouring units that are alike.
-
-    `weight_bytes` is what one loaded unit takes resident (after pre-packing), `loading_bytes` what it takes while it is
-    loaded, where that is more, `disk_bytes` its blob on disk (as `weight_bytes` when None), `kv_bytes_per_token` its KV
-    cache per token of context and slot, `state_bytes` its state of a text, of which nodes have copies, where it folds
-    all positions into one; in a run of both kinds it may be either.
-    """
-
-    kind: str
-    start: int
-    count: int
-    weight_bytes: int
-    kv_bytes_per_token: int = 0
-    flops_per_token: float = 0.0
-    disk_bytes: int | None = None
-    loading_bytes: int = 0
-    state_bytes: int = 0
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.count
-
-    @property
-    def stored_bytes(self) -> int:
-        return self.weight_bytes if self.disk_bytes is None else self.disk_bytes
 
 
 @dataclass(frozen=True)
@@ -198,9 +169,9 @@ class Problem:
     of `context_tokens` are reserved per block; where memory is short both may be reduced, to `least_context_tokens` and
     `least_slots` (None: not at all). `activation_bytes` is one token's hidden state on the wire, `max_message_bytes`
     what the broker passes on at once, `workspace_bytes` what activations take resident on each device used,
-    `second_stage_bytes` what a device with both ends of a ring takes besides. `tied_bytes` / `tied_disk_bytes` are
-    saved on a device that holds embedding and head when they share their weights. The `incumbent` is what runs now:
-    stages keep its order where the order is free.
+    `second_stage_bytes` what a device with both ends of a ring takes for having two stages. `tied_bytes` and
+    `tied_disk_bytes` are saved on a device that holds embedding and head when they share their weights. The `incumbent`
+    is what runs now: stages keep its order where the order is free.
 
     Raises:
         PlanningError: the parts contradict each other.
@@ -231,7 +202,7 @@ class Problem:
     workspace_bytes_per_slot: int = 0
 
     def __post_init__(self) -> None:
-        _check_runs(self.runs)
+        check_runs(self.runs)
         if not self.devices:
             raise PlanningError("no devices: start a node, or name at least one device in the fleet file")
         names = [device.name for device in self.devices]
@@ -280,6 +251,22 @@ class Problem:
         workspace = max(0, self.workspace_bytes + change)
         return replace(self, context_tokens=context_tokens, slots=slots, workspace_bytes=workspace)
 
+    @cached_property
+    def without_draft(self) -> Problem | None:
+        """The same question without the draft model beside the last unit; None where there is none."""
+        bare = self.runs[-1].without_draft
+        return replace(self, runs=(*self.runs[:-1], bare)) if bare else None
+
+    def of_ring(self, stages: int) -> Problem:
+        """The question as it is for so many stages: one that has all units alone makes no use of a draft model."""
+        return self.without_draft or self if stages == 1 else self
+
+    @property
+    def draft_bytes(self) -> int:
+        """Resident bytes of the draft model beside the last unit; 0 where there is none."""
+        bare = self.runs[-1].without_draft
+        return self.unit_memory_bytes(self.runs[-1]) - self.unit_memory_bytes(bare) if bare else 0
+
     def unit_memory_bytes(self, run: UnitRun) -> int:
         """Most resident bytes of one unit: with full caches, or while it is loaded, when they are empty."""
         return max(run.loading_bytes, run.weight_bytes + self.unit_cache_bytes(run))
@@ -300,8 +287,11 @@ class Problem:
     @property
     def both_ends_bytes(self) -> int:
         """Resident bytes of a device with both ends of a ring, beside `fixed_bytes` and its units: it has two stages,
-        but tied weights once."""
-        return self.second_stage_bytes - self.tied_bytes
+        but tied weights once, and the first unit is not in use yet when the last one is loaded."""
+        first, last = self.unit_memory_bytes(self.runs[0]), self.runs[-1]
+        serving_bytes = last.weight_bytes + self.unit_cache_bytes(last)
+        later_bytes = max(last.loading_bytes, serving_bytes + first) - self.unit_memory_bytes(last) - first
+        return self.second_stage_bytes + later_bytes - self.tied_bytes
 
     def blob_bytes(self, unit: int, *, beside: Collection[int] = ()) -> int:
         """Bytes of a unit on a disk with the units ``beside``; an end whose tied twin is there adds the difference."""
@@ -359,20 +349,6 @@ class Problem:
     def eligible(self) -> tuple[Device, ...]:
         """Devices the constraints let take part, in fleet order."""
         return tuple(device for device in self.devices if self.constraints.refusal(device) is None)
-
-
-def _check_runs(runs: Sequence[UnitRun]) -> None:
-    if not runs:
-        raise PlanningError("the model has no units: add it again with `linguabus model add`")
-    at = 0
-    for run in runs:
-        if run.kind not in KINDS:
-            raise PlanningError(f"run kind {run.kind!r} is unknown: use one of {', '.join(KINDS)}")
-        if run.start != at or run.count < 1:
-            raise PlanningError(f"runs must follow each other: expected one that starts at unit {at}, got {run.start}")
-        if min(run.weight_bytes, run.kv_bytes_per_token, run.state_bytes, run.stored_bytes) < 0:
-            raise PlanningError(f"the {run.kind} run at unit {run.start} has a negative size")
-        at = run.stop
 
 
 def _check_device(device: Device, run_count: int) -> None:

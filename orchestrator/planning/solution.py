@@ -21,7 +21,8 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True)
 class StageFigures:
-    """One stage as predicted. Times are for one token of one stream, except `prefill_s` (the whole prompt)."""
+    """One stage as predicted. Times are for one token of one stream, except `prefill_s` (the whole prompt);
+    `draft_bytes` are those of a draft model, its caches included, beside what the units take."""
 
     node: str
     start: int
@@ -31,6 +32,7 @@ class StageFigures:
     prefill_s: float
     weight_bytes: int
     kv_bytes: int
+    draft_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,4 +129,4 @@ class Infeasible:
     rooms: tuple[tuple[str, int], ...] = ()
     """What each device that may take part has for units and their caches, in bytes."""
     fits: Problem | None = None
-    """The same question with smaller KV caches, where they may be reduced and that helps."""
+    """The same question with smaller KV caches, where they may be reduced and that helps, or else without a draft."""

@@ -186,6 +186,40 @@ def spread_bytes(sizes: Sequence[int]) -> int:
     return math.ceil(max(now - low for now, low in zip(sums, lowest, strict=True)))
 
 
+@dataclass(frozen=True)
+class UnitSizes:
+    """What each unit of a model takes by itself: its blobs on disk, and the peak of its weights in memory."""
+
+    disk_bytes: tuple[int, ...]
+    embedding: PeakBytes
+    blocks: tuple[PeakBytes, ...]
+    head: PeakBytes
+
+    @classmethod
+    def of(cls, manifest: Manifest, *, context_tokens: int, slots: int) -> UnitSizes:
+        """Of a model that serves so many texts of so many positions."""
+        units = manifest.units
+        disk_bytes = tuple(own_disk_bytes(manifest, unit) for unit in units)
+        tied = set(units[0].blobs) <= set(units[-1].blobs)
+        embedding = embedding_bytes(manifest, disk_bytes[0], tied=tied, positions=context_tokens * slots)
+        return cls(
+            disk_bytes,
+            PeakBytes(0, embedding),
+            tuple(block_bytes(manifest, unit, disk_bytes[unit.index]) for unit in units[1:-1]),
+            head_bytes(manifest, disk_bytes[-1], slots=slots),
+        )
+
+    @property
+    def all(self) -> tuple[PeakBytes, ...]:
+        """The peaks of all units, in order."""
+        return (self.embedding, *self.blocks, self.head)
+
+
+def common_bytes(manifest: Manifest) -> int:
+    """Bytes of the blobs that several units want, wherever they are."""
+    return sum(blob.size_bytes for blob in manifest.blobs if is_common(manifest, blob))
+
+
 def workspace_bytes(manifest: Manifest, *, chunk_tokens: int, context_tokens: int, slots: int) -> int:
     """What a session takes beside weights and KV cache: code, activations of a chunk, attention scores, dummies.
 

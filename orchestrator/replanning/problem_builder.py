@@ -9,17 +9,16 @@ from dataclasses import replace
 from orchestrator.deployment.plan import usable_bytes
 from orchestrator.fleet.health import Condition
 from orchestrator.model.manifest import Manifest, Unit
-from orchestrator.planning.problem import Device, Objective, Problem, Stage, UnitRun
+from orchestrator.planning.problem import Device, Objective, Problem, Stage
 from orchestrator.planning.profile import Profile
+from orchestrator.planning.unit_run import UnitRun
 from orchestrator.replanning.constraints import planner_constraints
+from orchestrator.replanning.draft_memory import DraftMemory
 from orchestrator.replanning.memory_model import (
     SECOND_SESSION_BYTES,
     PeakBytes,
-    block_bytes,
-    embedding_bytes,
-    head_bytes,
-    is_common,
-    own_disk_bytes,
+    UnitSizes,
+    common_bytes,
     spread_bytes,
     ties_ends,
     transient_bytes,
@@ -58,11 +57,13 @@ def build_problem(
     constraints: PlanConstraints | None = None,
     conditions: Mapping[str, Condition] | None = None,
     memory_margin: float = 0.0,
+    draft: Manifest | None = None,
 ) -> Problem:
     """The planner's question. Nodes with a profile are planned with what they measured, others with what they reported.
 
     Blocks that differ (another quantisation) count as their mean, and each node as having those neighbours that take
     most, so that a plan always fits. ``memory_margin``: share of what each node may use that is left free.
+    ``draft``: a model that goes with the head, to guess with.
 
     Raises:
         PlanningError: no nodes, or figures that contradict each other.
@@ -70,24 +71,21 @@ def build_problem(
     """
     constraints = constraints or PlanConstraints()
     profiles, conditions = profiles or {}, conditions or {}
-    units = manifest.units
-    disk_bytes = [own_disk_bytes(manifest, unit) for unit in units]
-    blocks = [block_bytes(manifest, unit, disk_bytes[unit.index]) for unit in units[1:-1]]
-    head = head_bytes(manifest, disk_bytes[-1], slots=slots)
-    embedding = embedding_bytes(
-        manifest, disk_bytes[0], tied=set(units[0].blobs) <= set(units[-1].blobs), positions=context_tokens * slots
-    )
+    units, caches = manifest.units, {"context_tokens": context_tokens, "slots": slots}
+    sizes = UnitSizes.of(manifest, **caches)
+    disk_bytes, blocks = sizes.disk_bytes, sizes.blocks
+    head = _run(HEAD, units[-1:], disk_bytes, [sizes.head])
+    if draft is not None:
+        head = DraftMemory.of(draft, chunk_tokens=chunk_tokens, **caches).beside(head)
     runs = (
-        _run(EMBED, units[:1], disk_bytes, [PeakBytes(0, embedding)]),
+        _run(EMBED, units[:1], disk_bytes, [sizes.embedding]),
         _run(BLOCK, units[1:-1], disk_bytes, blocks),
-        _run(HEAD, units[-1:], disk_bytes, [head]),
+        head,
     )
     spread = max(spread_bytes([block.loading for block in blocks]), spread_bytes([block.serving for block in blocks]))
     transient = transient_bytes(manifest, max(disk_bytes[1:-1]))
-    both_ends = max(head.loading, head.serving + embedding)
     tied = sum(blob.size_bytes for blob in manifest.blobs if ties_ends(manifest, blob))
-    common = sum(blob.size_bytes for blob in manifest.blobs if is_common(manifest, blob))
-    workspace = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots)
+    workspace = workspace_bytes(manifest, chunk_tokens=chunk_tokens, **caches)
     longer = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens + 1, slots=slots)
     wider = workspace_bytes(manifest, chunk_tokens=chunk_tokens, context_tokens=context_tokens, slots=slots + 1)
     return Problem(
@@ -101,8 +99,8 @@ def build_problem(
         objective=Objective(constraints.objective),
         constraints=planner_constraints(constraints, manifest.num_units),
         activation_bytes=activation_payload_bytes(WIRE_DTYPES[wire_dtype], 1, manifest.width),
-        workspace_bytes=workspace + common + spread + transient,
-        second_stage_bytes=SECOND_SESSION_BYTES + both_ends - head.most - embedding,
+        workspace_bytes=workspace + common_bytes(manifest) + spread + transient,
+        second_stage_bytes=SECOND_SESSION_BYTES,
         workspace_bytes_per_token=longer - workspace,
         workspace_bytes_per_slot=wider - workspace,
         tied_disk_bytes=tied,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.planning.problem import Device, Problem, UnitRun
+from orchestrator.planning.problem import Device, Problem
+from orchestrator.planning.unit_run import UnitRun
 
 MB = 10**6
 

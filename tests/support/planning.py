@@ -11,7 +11,8 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin, Problem, Stage, UnitRun
+from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin, Problem, Stage
+from orchestrator.planning.unit_run import UnitRun
 
 MIB = 2**20
 

@@ -21,7 +21,6 @@ from orchestrator.planning.problem import (
     Objective,
     Pin,
     Problem,
-    UnitRun,
 )
 from orchestrator.planning.simulation.fleet_document import (
     ConstraintsSection,
@@ -33,6 +32,7 @@ from orchestrator.planning.simulation.fleet_document import (
     WorkloadSection,
 )
 from orchestrator.planning.simulation.scenario import FleetEvent, Workload
+from orchestrator.planning.unit_run import UnitRun
 from schemas import contract
 from schemas.errors import MemberError, UnknownMember
 from schemas.limits import MB

@@ -24,12 +24,15 @@ DEVICES_TRIED = 16
 def explain_infeasible(problem: Problem) -> Infeasible:
     """The reason and the fixes for a problem that has no plan.
 
-    Where its caches may be smaller: the largest that fit, or what is missing for the smallest ones.
+    Where its caches may be smaller: the largest that fit, or what is missing for the smallest ones. Where no caches fit
+    beside a draft model: the same without it.
     """
     if lost := _pins_without_node(problem):
         return _unkept(problem, lost)
     may_shrink = problem.least_context_tokens is not None or problem.least_slots is not None
     fits = largest_caches(problem) if may_shrink else None
+    if problem.without_draft and fits is None:
+        return _explain_without_draft(problem, problem.without_draft)
     if may_shrink and fits is None:
         return _explain_smallest(problem)
     reason = _reason(problem)
@@ -49,6 +52,12 @@ def explain_infeasible(problem: Problem) -> Infeasible:
     smallest = fixes[0] if fixes else "choose a smaller model or a lower precision"
     missing_bytes = missing if device is not None else max(0, _short_bytes(problem))
     return Infeasible(reason, missing_bytes, smallest, tuple(fixes), _rooms(problem), fits)
+
+
+def _explain_without_draft(problem: Problem, bare: Problem) -> Infeasible:
+    if is_feasible(bare):
+        return Infeasible(_reason(problem), problem.draft_bytes, "serve without the draft model", fits=bare)
+    return explain_infeasible(bare)
 
 
 def _more_memory(device: Device, missing_bytes: int) -> str:

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from orchestrator.planning.cost import check, pass_s
 from orchestrator.planning.errors import PlanningError
-from orchestrator.planning.problem import Objective, Problem, UnitRun
+from orchestrator.planning.problem import Objective, Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from orchestrator.planning.solver.infeasible import explain_infeasible
 from orchestrator.planning.solver.runform import BOTH_ENDS, EMBED_END, ENDS, HEAD_END, RunForm
 from orchestrator.planning.solver.solve import solve
+from orchestrator.planning.unit_run import UnitRun
 from schemas.units import BLOCK, EMBED, HEAD
 
 EXACT_DEVICES = 8

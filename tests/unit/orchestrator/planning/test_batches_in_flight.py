@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from orchestrator.planning.batches_in_flight import TIE, Cycle, batches_in_flight
-from orchestrator.planning.problem import Device, Problem, Stage, UnitRun
+from orchestrator.planning.problem import Device, Problem, Stage
+from orchestrator.planning.unit_run import UnitRun
 from schemas.limits import MAX_BATCHES
 from tests.support.planning import every_plan, random_problem
 

@@ -10,7 +10,8 @@ import pytest
 from orchestrator.planning.cost import check, holdings, memory_bytes, paper_s, predict, ttft_s
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.explain.baselines import best_single, even_split, fastest_first, quickest_single
-from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin, Problem, Stage, UnitRun
+from orchestrator.planning.problem import Constraints, Device, NodeLimit, Objective, Pin, Problem, Stage
+from orchestrator.planning.unit_run import UnitRun
 
 RUNS = (
     UnitRun("embed", 0, 1, 100, 0, 0.0, 90),
