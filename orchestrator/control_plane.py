@@ -65,6 +65,7 @@ class ControlPlane:
         )
         self.name = settings.pipeline
         self._kv_dtype = settings.kv_dtype
+        self._draft = settings.draft
         self.pipelines = PipelinePool(self.fleet, settings, timing, options)
         self.fleet.arrivals.in_use = self.pipelines.nodes_in_use
         self.readers = Readers(self.pipelines, timing)
@@ -158,11 +159,11 @@ class ControlPlane:
     def open_model(self, name: str) -> list[Effect]:
         """Open a model to serve it as soon as its plan is rolled out."""
         self.opening = name
-        return [OpenModel(name, self._kv_dtype)]
+        return [OpenModel(name, self._kv_dtype, self._draft)]
 
     def models_in_use(self) -> frozenset[str]:
         """Names of the models whose files plans, or the next plans, need."""
-        opening = {self.opening} if self.opening else set()
+        opening = {name for name in (self.opening, self._draft) if name} if self.opening else set()
         return frozenset(opening.union(*(pipeline.models_in_use() for pipeline in self.pipelines.all)))
 
     def _why_none(self, pipeline: Pipeline) -> str:

@@ -61,6 +61,8 @@ class OpenModel:
     name: str
     kv_dtype: RoundedKv | None = None
     """What its keys and values are to be rounded to; None: they are not."""
+    draft: str | None = None
+    """The model that is to guess for it, if it can."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,10 @@ class BuildSegments:
     wire_dtype: WireDtype
     positions: int
     """That a text may have, dummies behind it included."""
+    draft: str | None = None
+    """The model that guesses on the last stage's node."""
+    draft_positions: int = 0
+    """The same of the draft model."""
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,7 @@ class PipelineStatus:
     pipeline: Name = about("The pipeline.")
     state: Label = about("In a word or two.")
     model: Name | None = about("The model it serves.")
+    draft: Name | None = about("The model that the last stage's node guesses with; left out: none.", default=None)
     epoch: EpochText | None = about("The plan in force.")
     nodes: Annotated[tuple[Name, ...], Items(limits.MAX_STAGES)] = about("Nodes of the plan in force.")
     open_requests: Count = about("Requests that are being answered.")

@@ -132,3 +132,4 @@ class Plan:
         "How keys and values are rounded: fp16, or what stands for the scales of int8; left out: they are not.",
         default=None,
     )
+    draft: Name | None = about("The model that the last stage's node guesses with; left out: none.", default=None)

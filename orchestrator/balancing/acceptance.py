@@ -58,16 +58,19 @@ _STAYS = AcceptanceDecision(Acceptance.STAY, NOTHING_BETTER)
 
 
 def settled(question: AcceptanceQuery) -> AcceptanceDecision | None:
-    """The verdict where there is nothing to weigh: for another model or other KV caches, and when somebody asked."""
+    """The verdict where there is nothing to weigh: for another model or other KV caches, for a draft
+    model that the running plan does not have, and when somebody asked."""
     running, solving = question.running, question.solving
     caches = (solving.context_tokens, solving.problem.slots)
     if solving.model is not running.model or caches != (running.context_tokens, running.slots):
         return AcceptanceDecision(Acceptance.NOW, "another model or context")
+    found, draft = question.found, solving.draft_of(question.found)
+    if draft and draft != running.draft:
+        return AcceptanceDecision(Acceptance.NOW, f"there is room for the draft model {draft}")
     if not solving.forced:
         return None
-    return (
-        _STAYS if question.found.stages == running.solution.stages else AcceptanceDecision(Acceptance.NOW, "asked for")
-    )
+    stays = (found.stages, draft) == (running.solution.stages, running.draft)
+    return _STAYS if stays else AcceptanceDecision(Acceptance.NOW, "asked for")
 
 
 def judge(question: AcceptanceQuery) -> AcceptanceDecision:

@@ -236,7 +236,8 @@ def describe(plan: PlanInForce) -> str:
     return (
         f"{before}{plan.model} in epoch {plan.epoch}: {plan.context_tokens} tokens of context, {plan.slots} "
         f"requests at once in {batches} {'batch' if batches == 1 else 'batches'}, {plan.wire_dtype} on the wire"
-        f"{f', keys and values in {plan.kv_dtype}' if plan.kv_dtype not in (None, 'fp32') else ''}\n"
+        f"{f', keys and values in {plan.kv_dtype}' if plan.kv_dtype not in (None, 'fp32') else ''}"
+        f"{f', {plan.draft} guesses' if plan.draft else ''}\n"
         f"{table(HEADINGS, rows)}\n{margin}{_standby(plan)}"
         f"predicted {plan.predicted_tokens_per_s:.1f} tokens/s for one request "
         f"({plan.predicted_decode_ms:.1f} ms per token), bottleneck {plan.bottleneck_node}; "

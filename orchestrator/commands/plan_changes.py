@@ -39,7 +39,7 @@ def changes(before: PlanView, after: PlanView) -> dict[str, Any]:
         "unit_count": after.unit_count,
         "settings": {
             key: [getattr(before, key), getattr(after, key)]
-            for key in ("model", "objective", "context_tokens", "slots", "wire_dtype", "kv_dtype")
+            for key in ("model", "objective", "context_tokens", "slots", "wire_dtype", "kv_dtype", "draft")
             if getattr(before, key) != getattr(after, key)
         },
     }

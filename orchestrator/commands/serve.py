@@ -114,6 +114,12 @@ def _prefix(_context: click.Context, parameter: click.Parameter, value: str) -> 
     "prompt. 0 guesses none.",
 )
 @click.option(
+    "--draft",
+    metavar="NAME",
+    help="A small model of the same tokenizer to guess with, too, on the last stage's node, where there is room for it:"
+    " for slow links, and answers that do not repeat what they are about.",
+)
+@click.option(
     "--blob-host",
     help="Address to serve model parts to nodes on. [default: the one that the fleet was made with, or 127.0.0.1]",
 )
@@ -200,6 +206,7 @@ def command(
     wire: WireDtype | None,
     kv: RoundedKv | None,
     guess: int,
+    draft: str | None,
     blob_host: str | None,
     blob_port: int | None,
     advertise: tuple[str, ...],
@@ -229,8 +236,10 @@ def command(
     warn_of_few_files()
     if not settings.verbose:
         logging.getLogger("orchestrator").setLevel(logging.INFO)  # nodes that come and go, plans: what it does
-    if model is not None:
-        ModelStore(settings.models_dir).show(model)  # refused now, not by every plan
+    for named in filter(None, (model, draft)):
+        ModelStore(settings.models_dir).show(named)  # refused now, not by every plan
+    if draft and not guess:
+        raise click.UsageError("--draft names a model to guess with, and --guess 0 guesses none: leave one of them out")
     if standby and (take_over or with_broker):
         other = "--take-over" if take_over else "--with-broker"
         raise click.UsageError(f"--standby waits for another orchestrator on a broker: leave {other} out")
@@ -278,6 +287,7 @@ def command(
             wire_dtype=wire,
             kv_dtype=kv,
             draft_tokens=guess,
+            draft=draft,
             blob_host=blob_host or "127.0.0.1",
             blob_port=blob_port or 0,
             advertised_urls=advertise,

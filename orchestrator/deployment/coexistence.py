@@ -16,7 +16,8 @@ def bytes_beside(plan: DeployedPlan, running: DeployedPlan, fleet: dict[str, Nod
     """What each node of a running plan holds besides what it needs for the new one, its own overhead left out.
 
     A stage that goes on from an old one shares the KV caches of the blocks that both hold; one whose units stay the
-    same *is* the old one, and needs nothing more. A node whose stages all stay needs no second workspace either.
+    same *is* the old one, and needs nothing more. A node whose stages all stay needs no second workspace either. Of a
+    draft model that both plans have there nothing is needed twice.
     """
     nodes = [node for node in dict.fromkeys(running.nodes) if node in fleet]
     held = {node: running.planned_bytes(node) - fleet[node].overhead_bytes for node in nodes}
@@ -33,11 +34,16 @@ def bytes_beside(plan: DeployedPlan, running: DeployedPlan, fleet: dict[str, Nod
         elif blocks := blocks_of(old[source], unit_count):
             shared = len(overlap(blocks, blocks_of(new[target], unit_count)))
             held[node] -= figures.kv_bytes // len(blocks) * shared
-    stays = set(same.values())
-    return {
-        node: 0 if all(stage in stays for stage, owner in enumerate(running.nodes) if owner == node) else size_bytes
+    last, stays = running.solution.predicted.stages[-1], set(same.values())
+    drafts = {last.node: last.draft_bytes}
+    left = {} if (plan.draft, new[-1].node) == (running.draft, last.node) else drafts
+    of_units = {
+        node: 0
+        if all(stage in stays for stage, owner in enumerate(running.nodes) if owner == node)
+        else size_bytes - drafts.get(node, 0)
         for node, size_bytes in held.items()
     }
+    return {node: size_bytes + left.get(node, 0) for node, size_bytes in of_units.items()}
 
 
 def fits_beside(plan: DeployedPlan, running: DeployedPlan, fleet: dict[str, NodeBirth]) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.deployment.message_fit import RAISE_IT, context_that_fits
+from orchestrator.effects import BuildSegments
 from orchestrator.model.served import BuiltSegment, ServedModel
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Solution
@@ -38,7 +39,8 @@ class ServingSettings:
 
     ``context_tokens`` and ``slots`` None: as many as fit, up to `problem_builder.context_of` and DEFAULT_SLOTS.
     ``wire_dtype`` None: what each model's figures speak for. ``memory_margin``: share of what each node may use that
-    plans leave free. ``kv_dtype``: of keys and values; None: as each model was converted.
+    plans leave free. ``kv_dtype``: of keys and values; None: as each model was converted. ``draft``: the model that is
+    to guess for each model that it can guess for.
     """
 
     pipeline: str
@@ -49,6 +51,7 @@ class ServingSettings:
     draft_tokens: int = DEFAULT_DRAFT_TOKENS
     memory_margin: float = 0.0
     kv_dtype: RoundedKv | None = None
+    draft: str | None = None
 
     def wire_of(self, model: ServedModel) -> WireDtype:
         """The type of hidden states on the wire of a model."""
@@ -66,6 +69,7 @@ class ServingSettings:
             chunk_tokens=solving.problem.prefill_chunk_tokens,
             max_message_bytes=solving.problem.max_message_bytes,
             memory_margin=self.memory_margin,
+            draft=solving.draft_of(solution),
             solution=solution,
             incarnations={b.node: b.incarnation for b in solving.births if b.node in solution.nodes},
         )
@@ -89,6 +93,8 @@ class DeployedPlan:
     """What the broker passes on at once, for all nodes it was made with."""
     memory_margin: float = 0.0
     """Share of what each node may use that it leaves free."""
+    draft: str | None = None
+    """The model that guesses on the last stage's node."""
     batches: tuple[int, ...] = ()
     """How many go round the ring at once, for 1, 2, ... open requests."""
     segments: tuple[BuiltSegment, ...] = ()
@@ -131,6 +137,13 @@ class DeployedPlan:
         mine = [segment for segment, owner in zip(self.segments, self.nodes, strict=True) if owner == node]
         return sum({blob.sha256: blob.size_bytes for part in mine for blob in part.files}.values())
 
+    def build(self, job: int) -> BuildSegments:
+        """The order to assemble its segments."""
+        positions = self.context_tokens + self.model.manifest.numerics.spare_positions
+        draft = self.model.draft if self.draft else None
+        of_draft = draft.positions(self.context_tokens) if draft else 0
+        return BuildSegments(job, self.model.name, self.ring, self.wire_dtype, positions, self.draft, of_draft)
+
     def message(self) -> Plan:
         """The plan for the bus; publishing it commits the epoch."""
         return Plan(
@@ -146,6 +159,7 @@ class DeployedPlan:
             batches=self.batches,
             max_message_bytes=self.max_message_bytes,
             kv_rounding=self.model.manifest.kv_rounding,
+            draft=self.draft,
         )
 
 
@@ -171,6 +185,11 @@ class Solving:
     """What the planner was asked."""
     last_resort: bool = False
     """Are nodes among them that had better have no layers?"""
+
+    def draft_of(self, solution: Solution) -> str | None:
+        """The name of the draft model in a plan that answers the question."""
+        asked, draft = self.problem.of_ring(len(solution.stages)), self.model.draft
+        return draft.name if draft and asked.without_draft else None
 
 
 @dataclass(frozen=True)

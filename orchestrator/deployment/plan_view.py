@@ -49,6 +49,7 @@ def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:
         batches=plan.batches,
         wire_dtype=plan.wire_dtype,
         kv_dtype=KV_DTYPES[plan.model.manifest.kv_dtype],
+        draft=plan.draft,
         chunk_tokens=plan.chunk_tokens,
         memory_margin=plan.memory_margin,
         unit_count=unit_count,

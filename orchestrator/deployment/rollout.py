@@ -10,9 +10,11 @@ from typing import Any
 from orchestrator.deployment.message_fit import RAISE_IT
 from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.effects import Effect, Note, command
+from orchestrator.model.served import BuiltSegment
 from orchestrator.text.figures import megabytes
 from schemas.messages import (
     Basis,
+    DraftModel,
     FetchProgress,
     LoadFailureCode,
     NodeBirth,
@@ -202,7 +204,23 @@ def prepare_commands(
             batches=plan.batches,
             basis=basis,
             planned_bytes=plan.planned_bytes(stage.node) + beside_bytes.get(stage.node, 0),
+            draft=_draft(plan, segment.draft) if segment.draft else None,
             max_message_bytes=plan.max_message_bytes,
         )
         commands.append((stage.node, prepare))
     return commands
+
+
+def _draft(plan: DeployedPlan, segment: BuiltSegment) -> DraftModel:
+    """What the last stage's node is told of its draft model."""
+    draft = plan.model.draft
+    assert draft
+    return DraftModel(
+        model=draft.name,
+        graph=segment.graph,
+        blobs=segment.blobs,
+        kv_layers=segment.kv_layers,
+        vocab_size=draft.manifest.vocab_size,
+        context_tokens=draft.context_tokens(plan.context_tokens),
+        same_bits=draft.manifest.numerics.same_bits,
+    )

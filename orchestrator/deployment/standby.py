@@ -13,6 +13,7 @@ from orchestrator.deployment.plan import DeployedPlan
 from orchestrator.effects import Effect, Note, PlanStandby, Publish
 from orchestrator.events import StandbyPlanned
 from orchestrator.fleet.fleet import Node
+from orchestrator.model.manifest import Blob
 from orchestrator.planning.errors import BadConstraint, PlanningError
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Standby
@@ -118,10 +119,14 @@ def kept_by(plan: DeployedPlan, node: str, standby: Sequence[Standby]) -> Kept:
     def distance(unit: int) -> int:
         return min(stage.start - unit if unit < stage.start else unit - stage.stop + 1 for stage in own)
 
-    here = {blob.sha256 for stage in own for blob in manifest.blobs_of(stage.start, stage.stop)}
+    def blobs_of(start: int, stop: int) -> tuple[Blob, ...]:
+        draft = plan.model.draft if plan.draft and stop == manifest.num_units else None
+        return manifest.blobs_of(start, stop) + (draft.manifest.blobs if draft else ())
+
+    here = {blob.sha256 for stage in own for blob in blobs_of(stage.start, stage.stop)}
     blobs: dict[str, BlobRef] = {}
     for unit in sorted((unit for start, stop in ranges for unit in range(start, stop)), key=distance):
-        for blob in manifest.blobs_of(unit, unit + 1):
+        for blob in blobs_of(unit, unit + 1):
             if blob.sha256 not in here:
                 blobs[blob.sha256] = BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes)
     return Kept(ranges, tuple(blobs.values())[:MAX_BLOBS])

@@ -21,7 +21,7 @@ from orchestrator.deployment.open_requests import OpenRequests
 from orchestrator.deployment.plan import Building, DeployedPlan, ReadyPlan
 from orchestrator.deployment.plan_view import plan_view, successor_view
 from orchestrator.deployment.rollout import Rollout, RolloutState, prepare_commands, why_too_long
-from orchestrator.effects import BuildSegments, Effect, Note, Publish, SaveEpoch, SavePlan, SaveRunning
+from orchestrator.effects import Effect, Note, Publish, SaveEpoch, SavePlan, SaveRunning
 from orchestrator.fleet.fleet_view import FleetView
 from orchestrator.fleet.profiles import Profiles
 from orchestrator.model.served import BuiltSegment
@@ -150,8 +150,7 @@ class Switchover:
         """Bring a solved plan into force, in the upcoming epoch."""
         plan = replace(plan, epoch=self.epochs.next())
         self.next = Building(job, plan, forced=forced)
-        positions = plan.context_tokens + plan.model.manifest.numerics.spare_positions
-        return [SaveEpoch(plan.epoch), BuildSegments(job, plan.model.name, plan.ring, plan.wire_dtype, positions)]
+        return [SaveEpoch(plan.epoch), plan.build(job)]
 
     def built(self, job: int, segments: tuple[BuiltSegment, ...]) -> str:
         """Take in the next plan's graphs; ``advance`` starts the roll-out. Returns why it can't; empty when it can."""

@@ -57,6 +57,12 @@ class PromptEncoder:
         }
         self.hidden_ids |= self._true_ids.keys()
 
+    def vocabulary(self) -> dict[str, int]:
+        """The tokens and ids that the tokenizer came with, added ones included."""
+        secret = set(self._secret.values())
+        known = self._tokenizer.get_vocab(with_added_tokens=True)
+        return {text: number for text, number in known.items() if text not in secret}
+
     def _add_secrets(self, added: Mapping[int, AddedToken]) -> dict[str, str]:
         """Add the secret spellings, as tokens that match whatever ``encode_special_tokens`` says.
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.quality_report import UNJUDGED_WIRE
+from orchestrator.model.served_draft import ServedDraft
 from schemas.messages import BlobRef, KvLayer, ProbePart, ToolFormat, WireDtype
 
 
@@ -93,10 +94,17 @@ class ServedModel:
     """What nodes measure themselves with; nothing: they are planned with the speed they report."""
     wire: WireDtype = UNJUDGED_WIRE
     """The type of hidden states on the wire where nobody chose one."""
+    draft: ServedDraft | None = None
+    """What guesses for it, where there is room."""
 
     @property
     def name(self) -> str:
         return self.manifest.name
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the models whose files it needs."""
+        return frozenset((self.name, self.draft.name) if self.draft else (self.name,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +118,11 @@ class BuiltSegment:
     kv_layers: tuple[KvLayer, ...]
     width_in: int
     width_out: int
+    draft: BuiltSegment | None = None
+    """All of a draft model, on the node of the last stage."""
 
     @property
     def files(self) -> tuple[BlobRef, ...]:
         """All files that the segment's node has to fetch."""
-        return (self.graph, *self.blobs, *((self.answer,) if self.answer else ()))
+        of_draft = self.draft.files if self.draft else ()
+        return (self.graph, *self.blobs, *((self.answer,) if self.answer else ()), *of_draft)

@@ -112,6 +112,10 @@ class ModelTokenizer:
         self._encoder = PromptEncoder(self._tokenizer, control, framing_ids=framing)
         self._token_text = functools.lru_cache(maxsize=_KEPT_TEXTS)(self._text_behind_a_letter)
 
+    def has_tokens_of(self, other: ModelTokenizer) -> bool:
+        """Has the other one the same ids for the same tokens, added ones included?"""
+        return self._encoder.vocabulary() == other._encoder.vocabulary()
+
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Ids of raw ``text``, in which markers are control tokens; ``special`` adds what the tokenizer puts around a
         text (usually a BOS).

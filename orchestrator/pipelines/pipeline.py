@@ -120,7 +120,8 @@ class Pipeline:
     def models_in_use(self) -> set[str]:
         """Names of the models of its plan, of the plan on its way, and of what plans are to serve."""
         plans = [one.plan for one in (self._switchover.active, self._switchover.next) if one]
-        return {plan.model.name for plan in plans} | ({self.model.name} if self.model else set())
+        models = [plan.model for plan in plans] + ([self.model] if self.model else [])
+        return {name for model in models for name in model.names}
 
     @property
     def constraints(self) -> PlanConstraints:

@@ -21,6 +21,7 @@ def status_of(pipeline: Pipeline) -> PipelineStatus:
         pipeline=pipeline.name,
         state=pipeline.state(),
         model=active.plan.model.name if active else None,
+        draft=active.plan.draft if active else None,
         epoch=str(active.plan.epoch) if active else None,
         nodes=tuple(dict.fromkeys(active.plan.nodes)) if active else (),
         open_requests=pipeline.requests.open_count,

@@ -201,6 +201,7 @@ class Adopter:
             incarnations=ring.starts,
             max_message_bytes=plan.max_message_bytes,
             memory_margin=self._settings.memory_margin,
+            draft=plan.draft,
             batches=plan.batches,
         )
 

@@ -87,6 +87,7 @@ class PlannerInput:
             constraints=constraints,
             conditions=self._fleet.conditions(),
             memory_margin=settings.memory_margin,
+            draft=model.draft.manifest if model.draft else None,
         )
         return replace(
             problem,
@@ -112,4 +113,5 @@ class PlannerInput:
             constraints=PlanConstraints(),
             conditions=self._fleet.conditions(),
             memory_margin=self._settings.memory_margin,
+            draft=model.draft.manifest if model.draft and model.draft.name == plan.draft else None,
         )

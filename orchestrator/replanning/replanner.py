@@ -356,8 +356,8 @@ class Replanner:
         return [SolvePlan(job, problem)]
 
     def _solve_smaller(self, solving: Solving, problem: Problem, why: str) -> list[Effect]:
-        """Plan with KV caches that fit, as nobody has said how large they are to be."""
-        told = self._report.has_smaller_caches(solving.problem, problem, why)
+        """Plan with KV caches that fit, as nobody has said how large they are to be, or without a draft model."""
+        told = self._report.asks_for_less(solving, problem, why)
         job = self._jobs.begin(self._settings.pipeline)
         self._solving = replace(solving, job=job, problem=problem, context_tokens=problem.context_tokens)
         return [*told, SolvePlan(job, problem)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from orchestrator.balancing.acceptance import Acceptance, AcceptanceDecision
 from orchestrator.balancing.decision_log import Decision, DecisionLog, Verdict
-from orchestrator.deployment.plan import DeployedPlan, NoPlan, ReplanDone
+from orchestrator.deployment.plan import DeployedPlan, NoPlan, ReplanDone, Solving
 from orchestrator.effects import Effect, Note
 from orchestrator.planning.problem import Problem
+from orchestrator.text.figures import megabytes
 
 
 class PlanningReport:
@@ -24,6 +25,8 @@ class PlanningReport:
         self._outcomes: list[ReplanDone] = []
         self._smaller_caches: tuple[int, int] | None = None
         """Context and slots that were last planned with because what is usual did not fit."""
+        self._left_out_draft = ""
+        """The draft model that there was no room for."""
 
     def take_outcomes(self) -> list[ReplanDone]:
         """Take the outcomes of attempts since this was last asked."""
@@ -60,8 +63,25 @@ class PlanningReport:
         if decision.answer is not Acceptance.NOW:
             self.succeeded(changed=False)
 
-    def has_smaller_caches(self, asked: Problem, problem: Problem, why: str) -> list[Effect]:
-        """Tell, once, that KV caches are to be smaller than usual, because there is no plan with those."""
+    def asks_for_less(self, solving: Solving, problem: Problem, why: str) -> list[Effect]:
+        """Tell, once, what is given up because there is no plan with it: a draft model, caches of the usual size."""
+        told: list[Effect] = []
+        asked, draft = solving.problem, solving.model.draft
+        if draft and asked.draft_bytes and not problem.draft_bytes:
+            told += self._serves_without(draft.name, asked.draft_bytes)
+        if (asked.context_tokens, asked.slots) != (problem.context_tokens, problem.slots):
+            told += self._has_smaller_caches(asked, problem, why)
+        return told
+
+    def _serves_without(self, draft: str, draft_bytes: int) -> list[Effect]:
+        told, self._left_out_draft = self._left_out_draft == draft, draft
+        text = (
+            f"serving without the draft model {draft}: it needs {megabytes(draft_bytes)} beside the head, and there is"
+            " no plan with that; take a smaller one, or give nodes more memory"
+        )
+        return [] if told else [Note(text, warning=True, kind="no_draft", pipeline=self._pipeline)]
+
+    def _has_smaller_caches(self, asked: Problem, problem: Problem, why: str) -> list[Effect]:
         caches = (problem.context_tokens, problem.slots)
         told, self._smaller_caches = self._smaller_caches == caches, caches
         serving = f"serving {problem.slots} at once with {problem.context_tokens} tokens of context"

@@ -49,6 +49,8 @@ class ServiceConfig:
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS
     draft_tokens: int = DEFAULT_DRAFT_TOKENS
     """Most tokens to guess in one run of a stage."""
+    draft: str | None = None
+    """The model that guesses, on the node of the last stage; None: tokens are guessed from the text so far alone."""
     blob_host: str = "127.0.0.1"
     blob_port: int = 0
     advertised_urls: tuple[str, ...] = ()
@@ -78,6 +80,8 @@ class ServiceConfig:
             _check_range("--slots", self.slots, 1, limits.MAX_SLOTS)
         _check_range("--chunk-tokens", self.chunk_tokens, limits.MIN_CHUNK_TOKENS, limits.MAX_CHUNK_TOKENS)
         _check_range("--guess", self.draft_tokens, 0, limits.MAX_GUESSED_TOKENS)
+        if self.draft and not self.draft_tokens:
+            raise BadSetting("--draft names a model that guesses, and --guess 0 guesses nothing: leave one of them out")
         _check_range("--blob-port", self.blob_port, 0, 65535)
         _check_range("--max-queued", self.max_queued, 0, 100_000)
         if self.context_tokens is not None:

@@ -133,6 +133,7 @@ class Service:
             kv_dtype=config.kv_dtype,
             chunk_tokens=config.chunk_tokens,
             draft_tokens=config.draft_tokens,
+            draft=config.draft,
             memory_margin=config.memory_margin,
         )
         generation = max(state.next_generation(config.pipeline), last.generation + 1 if last else 0)

@@ -39,15 +39,18 @@ from orchestrator.events import (
     SegmentsBuilt,
     StandbyPlanned,
 )
-from orchestrator.model.errors import CannotRun, MissingDependency
+from orchestrator.model.errors import CannotRun, MissingDependency, ModelError
 from orchestrator.model.grammar import GrammarCompiler, GrammarRefused
 from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.kv_calibration import measure_kv, read_kv
 from orchestrator.model.kv_rounding import Halves
+from orchestrator.model.manifest import Manifest
 from orchestrator.model.model import Model
 from orchestrator.model.prompt import PromptRefused, encode_prompt
 from orchestrator.model.served import BuiltSegment, ServedModel, Tokenizer
+from orchestrator.model.served_draft import ServedDraft, why_no_draft
 from orchestrator.model.store import ModelStore
+from orchestrator.model.tokenizer import ModelTokenizer
 from orchestrator.planning.problem import Problem
 from orchestrator.planning.solution import Infeasible, Solution
 from schemas.codec import HALVES
@@ -133,6 +136,7 @@ class Worker:
         self._wake = wake
         self._solve = solve
         self._models: dict[str, Model] = {}
+        self._drafts: dict[str, Model] = {}
         self._answers: dict[str, KnownAnswers] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
         self._grammars: dict[str, GrammarCompiler] = {}
@@ -195,7 +199,7 @@ class Worker:
 
     def _do(self, job: Job) -> Event:
         match job:
-            case OpenModel(name, kv_dtype):
+            case OpenModel(name, kv_dtype, draft_name):
                 self._hold(name)
                 model = self._open(name, kv_dtype)
                 tokenizer = model.tokenizer()
@@ -204,7 +208,8 @@ class Worker:
                     logger.warning("model %s answers raw prompts only: %s", name, fault)
                 if model.manifest.folds_positions:
                     logger.info("model %s: answers are computed one after the other, as each has a state", name)
-                served = ServedModel(model.manifest, tokenizer, probe_parts(model), model.wire)
+                draft = self._open_draft(draft_name, model.manifest, tokenizer) if draft_name else None
+                served = ServedModel(model.manifest, tokenizer, probe_parts(model), model.wire, draft)
                 self._models[name], self._tokenizers[name] = model, tokenizer
                 self._grammars[name] = GrammarCompiler(
                     model.tokenizer_path, model.manifest.vocab_size, model.manifest.eos_ids
@@ -241,8 +246,12 @@ class Worker:
                 from orchestrator.planning.solver.solve import evaluate
 
                 return PlanEvaluated(number, evaluate(problem, stages))
-            case BuildSegments(number, name, ring, wire, positions):
-                return SegmentsBuilt(number, tuple(self._build(name, stage, wire, positions) for stage in ring))
+            case BuildSegments(number, name, ring, wire, positions, draft_name, draft_positions):
+                segments = [self._build(name, stage, wire, positions) for stage in ring]
+                if draft_name:
+                    whole = self._build_draft(draft_name, ring[-1].node, draft_positions)
+                    segments[-1] = replace(segments[-1], draft=whole)
+                return SegmentsBuilt(number, tuple(segments))
             case PlanStandby(pipeline, epoch, problem, stages):
                 from orchestrator.planning.standby.plan_standby import plan_standby
 
@@ -262,6 +271,25 @@ class Worker:
             report = measure_kv(model)
         logger.info("model %s: %s", name, report.summary())
         return model.with_rounding(report.scales)
+
+    def _open_draft(self, name: str, model: Manifest, tokenizer: ModelTokenizer) -> ServedDraft | None:
+        """Open the draft model for a model; None where it is of no use, of which the log tells."""
+        try:
+            self._hold(name)
+            draft = self._store.open(name)
+            why_not = why_no_draft(draft, model, tokenizer)
+        except ModelError as error:
+            why_not = str(error)
+        if why_not:
+            logger.warning("model %s is served without the draft model %s: %s", model.name, name, why_not)
+            return None
+        self._drafts[name] = draft
+        return ServedDraft(draft.manifest)
+
+    def _build_draft(self, name: str, node: str, positions: int) -> BuiltSegment:
+        """All of a draft model as one segment. It is not asked for a known answer: a wrong guess costs time alone."""
+        draft = self._drafts[name]
+        return build_segment(draft, StageRef(node=node, start=0, stop=draft.manifest.num_units), positions)
 
     def _build(self, name: str, stage: StageRef, wire: WireDtype, positions: int) -> BuiltSegment:
         """A stage's segment, with what its node has to compute to be believed."""

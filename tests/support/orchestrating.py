@@ -61,6 +61,7 @@ from orchestrator.events import (
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.prompt import PromptRefused, encode_prompt
 from orchestrator.model.served import AnswerGrammar, BuiltSegment, ServedModel
+from orchestrator.model.served_draft import ServedDraft
 from orchestrator.pipelines.partition import divide
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem, Stage
@@ -140,13 +141,14 @@ class World:
         slots: int = 2,
         wire: WireDtype | None = None,
         memory_margin: float = 0.0,
+        draft: str | None = None,
         **options: Any,
     ) -> None:
         self.now_s = 100.0
         self.models = dict(models or {"tiny": make_manifest()})
         self._settings = ServingSettings(
             pipeline="main", context_tokens=context_tokens, slots=slots, wire_dtype=wire, chunk_tokens=128,
-            memory_margin=memory_margin,
+            memory_margin=memory_margin, draft=draft,
         )  # fmt: skip
         self._options = {"model": model, "blob_urls": (BLOB_URL,), "timing": timing, **options}
         self._generation = 0
@@ -241,9 +243,11 @@ class World:
         if isinstance(effect, self.hold):
             return []
         match effect:
-            case OpenModel(name):
+            case OpenModel(name, draft=named):
                 if name in self.models:
-                    return [ModelOpened(name, ServedModel(self.models[name], Letters(), wire=self.model_wire))]
+                    draft = ServedDraft(self.models[named]) if named else None
+                    served = ServedModel(self.models[name], Letters(), wire=self.model_wire, draft=draft)
+                    return [ModelOpened(name, served)]
                 return [ModelUnusable(name, f"there is no model {name!r}")]
             case EncodePrompt(request, name, submit):
                 try:
@@ -270,10 +274,13 @@ class World:
                     return [PlanEvaluated(job, evaluate(problem, stages))]
                 except PlanningError as error:
                     return [JobFailed(job, str(error))]
-            case BuildSegments(job, name, ring):
+            case BuildSegments(job, name, ring, draft=named):
                 if any(stage.stop > self.models[name].num_units for stage in ring):
                     return [JobFailed(job, "no such unit")]
-                return [SegmentsBuilt(job, tuple(_segment(stage.start) for stage in ring))]
+                segments = [_segment(stage.start) for stage in ring]
+                if named:
+                    segments[-1] = replace(segments[-1], draft=_segment(self.models[name].num_units))
+                return [SegmentsBuilt(job, tuple(segments))]
             case Publish(topic, message):
                 if PLAN.match(topic):
                     for node in self.nodes.values():

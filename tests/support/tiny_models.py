@@ -156,17 +156,18 @@ MORE_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 """Kinds of rotary embedding, and architectures, that are tried in float32 alone."""
 
 
-def make_checkpoint(family: str, folder: Path, seed: int = 0, *, spread: float = 0.15) -> Path:
+def make_checkpoint(family: str, folder: Path, seed: int = 0, *, spread: float = 0.15, **changes: Any) -> Path:
     """Write a random checkpoint of ``family``, a key of one of the tables, with its tokenizer; returns ``folder``.
 
-    ``spread`` is the standard deviation of weights; with less the text repeats itself.
+    ``spread`` is the standard deviation of weights; with less the text repeats itself. ``changes``: of its
+    configuration.
     """
     import torch
     import transformers
 
     kind, extra = (FAMILIES | MORE_FAMILIES)[family]
     prefix = f"{kind}Text" if kind in ("Gemma3", "Qwen3_5") else kind
-    config = getattr(transformers, f"{prefix}Config")(**(_COMMON | extra))
+    config = getattr(transformers, f"{prefix}Config")(**(_COMMON | extra | changes))
     torch.manual_seed(seed)
     embedding = 0.01 if kind.startswith("Gemma") else 0.1  # Gemma multiplies it by sqrt(hidden_size)
     model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()

@@ -172,7 +172,7 @@ ROOMS = {
         "deployment": "effects events fleet model planning planning.moves text timing",
         "requests": "deployment effects events model timing",
         "balancing": "deployment effects fleet planning planning.moves planning.simulation planning.solver",
-        "replanning": "balancing deployment effects fleet model planning planning.solver timing",
+        "replanning": "balancing deployment effects fleet model planning planning.solver text timing",
         "pipelines": "balancing deployment effects events fleet model planning planning.solver"
         " replanning requests text timing",
         "control_plane": "deployment effects fleet pipelines replanning requests timing",

@@ -36,8 +36,8 @@ STAGE: dict[str, Any] = {
 IN_FORCE: dict[str, Any] = {
     "state": "serving", "in_force": True, "next": None,
     "pipeline": "main", "epoch": "3-1", "model": "tiny", "context_tokens": 512, "slots": 2,
-    "batches": [1, 2], "wire_dtype": "fp16", "kv_dtype": "int8", "chunk_tokens": 128, "memory_margin": 0.0,
-    "unit_count": 12, "stages": [STAGE],
+    "batches": [1, 2], "wire_dtype": "fp16", "kv_dtype": "int8", "draft": "tinier", "chunk_tokens": 128,
+    "memory_margin": 0.0, "unit_count": 12, "stages": [STAGE],
     "objective": "latency", "status": "optimal", "gap": 0.0, "solver": "glpk", "solver_gap": 0.0, "solve_ms": 81.0,
     "predicted_decode_ms": 7.75, "predicted_tokens_per_s": 129.0, "predicted_tokens_per_s_many": 222.2,
     "predicted_ttft_ms": 110.0, "predicted_prompt_tokens": 128, "bottleneck_node": "kitchen-phone", "standby": [],
@@ -103,7 +103,7 @@ def test_plan_shows_stages_and_prediction(fake: FakeOrchestrator, capsys: pytest
     assert cli.run(["plan"]) == 0
     heading, _, stage, summary = capsys.readouterr().out.splitlines()
     settings = "512 tokens of context, 2 requests at once in 2 batches, fp16 on the wire, keys and values in int8"
-    assert heading == f"tiny in epoch 3-1: {settings}"
+    assert heading == f"tiny in epoch 3-1: {settings}, tinier guesses"
     assert "kitchen-phone  embed, blocks 0-10" in stage
     assert stage.split()[-8:] == ["200", "MB", "1,500", "MB", "190", "MB", "42", "MB"]
     assert "129.0 tokens/s" in summary

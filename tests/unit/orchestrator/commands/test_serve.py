@@ -1,4 +1,4 @@
-"""Where ``linguabus serve`` serves model parts of a fleet."""
+"""What ``linguabus serve`` makes of its options."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from orchestrator import cli
+from orchestrator.errors import BadSetting
 from orchestrator.service.config import ServiceConfig
 from tests.support.fleet_world import HOST, make_fleet
+from tests.support.scripted_nodes import make_manifest
 
 
 @pytest.fixture
@@ -46,3 +48,41 @@ def test_keys_and_values_stay_as_they_are_unless_somebody_chose(
 ) -> None:
     assert cli.run(["--home", str(tmp_path), "serve", *options]) == 0
     assert served[0].kv_dtype == expected
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home whose store has a model."""
+    folder = tmp_path / "models" / "models" / "small"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(make_manifest("small").to_json(), "utf-8")
+    return tmp_path
+
+
+def test_a_draft_model_is_one_that_is_here(
+    home: Path, served: list[ServiceConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve = ["--home", str(home), "serve"]
+    assert cli.run([*serve, "--draft", "small"]) == 0
+    assert cli.run(serve) == 0
+    assert [config.draft for config in served] == ["small", None]
+    assert cli.run([*serve, "--draft", "smaller"]) == 2
+    assert "there is no model 'smaller'" in capsys.readouterr().err
+    assert cli.run([*serve, "--draft", "small", "--guess", "0"]) == 2
+    assert "--guess 0 guesses none" in capsys.readouterr().err
+    assert len(served) == 2
+
+
+def test_the_configuration_file_may_name_it(
+    home: Path, served: list[ServiceConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "linguabus").mkdir()
+    (home / "linguabus" / "config.yaml").write_text("serve:\n  draft: small\n", "utf-8")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
+    assert cli.run(["--home", str(home), "serve"]) == 0
+    assert served[0].draft == "small"
+
+
+def test_a_service_guesses_or_has_no_draft_model(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="leave one of them out"):
+        ServiceConfig(broker_url="mqtt://127.0.0.1", data_dir=tmp_path, draft="small", draft_tokens=0)

@@ -69,6 +69,25 @@ def test_an_heir_shares_the_rows_that_both_hold() -> None:
     assert grown["a"] == WORKSPACE + EMBED + 2 * (BLOCK - BLOCK_KV), "all of the old stage's rows are the new one's"
 
 
+def test_a_draft_model_is_there_once_where_both_plans_have_it() -> None:
+    drafted = build_problem(
+        MODEL.manifest, list(FLEET.values()), context_tokens=256, slots=2, wire_dtype="fp16", chunk_tokens=128,
+        draft=make_manifest("draft", blocks=1),
+    )  # fmt: skip
+    draft_bytes = drafted.draft_bytes
+    assert draft_bytes > 0
+    figures = predict(drafted, RUNNING.solution.stages)
+    running = replace(RUNNING, solution=replace(RUNNING.solution, predicted=figures), draft="draft")
+    assert running.planned_bytes("b") == RUNNING.planned_bytes("b") + draft_bytes
+    for stages in ((("a", 0, 3), ("b", 3, 6)), (("a", 0, 2), ("c", 2, 4), ("b", 4, 6)), (("a", 0, 4), ("c", 4, 6))):
+        without, stays = plan(*stages), plan(*stages, draft="draft")
+        plain = beside(without)
+        assert beside(without, running) == plain | {"b": plain["b"] + draft_bytes}, (
+            "it is there until the old one is gone"
+        )
+        assert beside(stays, running) == (plain if stages[-1][0] == "b" else beside(without, running))
+
+
 def test_a_node_that_takes_other_units_shares_nothing() -> None:
     held = beside(plan(("b", 0, 3), ("a", 3, 6)))
     assert held["a"] == WORKSPACE + EMBED + 2 * BLOCK

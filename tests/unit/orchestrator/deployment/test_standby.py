@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from orchestrator.deployment.standby import StandbyUnits
+from orchestrator.deployment.standby import StandbyUnits, kept_by
 from orchestrator.effects import Note, PlanStandby, Publish
 from orchestrator.events import JobFailed, NodeSaid, StandbyPlanned
+from orchestrator.model.served_draft import ServedDraft
 from orchestrator.planning.errors import PlanningError
 from orchestrator.planning.problem import Problem, Stage
 from orchestrator.planning.solution import Standby
 from orchestrator.planning.standby.plan_standby import plan_standby
 from schemas.messages import BlobRef, KeepBlobs
 from tests.support.orchestrating import BLOB_URL, World
-from tests.support.scripted_nodes import MB, make_birth, make_heartbeat
+from tests.support.scripted_nodes import MB, make_birth, make_heartbeat, make_manifest
 
 NODES = ("a", "b", "c")
 
@@ -66,6 +67,23 @@ def test_a_committed_plan_is_followed_by_standby_units() -> None:
     (message,) = world.commands("a", KeepBlobs)
     assert message.pipeline == "main"
     assert message.blob_urls == (BLOB_URL,)
+
+
+def test_a_draft_model_goes_with_the_head() -> None:
+    """Who may get the head has it on its disk too, and who has the head need not be told."""
+    world = serving()
+    active = world.core.plane.pipeline.active
+    assert active
+    draft = make_manifest("draft", blocks=1, block_bytes=3 * MB)
+    own = replace(draft.blobs[-1], sha256="9" * 64)
+    model = replace(active.plan.model, draft=ServedDraft(replace(draft, blobs=(own,))))
+    plan = replace(active.plan, model=model, draft="draft")
+    middle, last = plan.nodes[-2:]
+    head = (Standby(middle, 5, 6, 5, 5), Standby(last, plan.ring[-1].start - 1, plan.ring[-1].start, 0, 0))
+    found = {node: {blob.sha256 for blob in kept_by(plan, node, head).blobs} for node in (middle, last)}
+    assert own.sha256 in found[middle]
+    assert own.sha256 not in found[last]
+    assert own.sha256 not in {blob.sha256 for blob in kept_by(replace(plan, draft=None), middle, head).blobs}
 
 
 def test_the_nearest_units_come_first() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -158,3 +160,34 @@ def test_the_text_of_a_single_token_has_the_space_in_front_of_it(tokenizer: Mode
     marked.decoder = decoders.Metaspace()
     marked.save(str(tmp_path / "tokenizer.json"))
     assert ModelTokenizer(tmp_path).token_text(0) == " Paris"
+
+
+def changed(folder: Path, path: Path, change: Callable[[Tokenizer], Tokenizer]) -> ModelTokenizer:
+    """The same tokenizer after a change, in a folder of its own."""
+    shutil.copytree(folder, path)
+    change(Tokenizer.from_file(str(path / "tokenizer.json"))).save(str(path / "tokenizer.json"))
+    return ModelTokenizer(path)
+
+
+def with_another_token(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.add_special_tokens([AddedToken("<|another|>", special=True)])
+    return tokenizer
+
+
+def with_two_exchanged(tokenizer: Tokenizer) -> Tokenizer:
+    parts = json.loads(tokenizer.to_str())
+    vocabulary = parts["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    return Tokenizer.from_str(json.dumps(parts))
+
+
+def test_tokenizers_are_the_same_that_have_the_same_ids_for_the_same_tokens(
+    folder: Path, tokenizer: ModelTokenizer, tmp_path: Path
+) -> None:
+    copy = changed(folder, tmp_path / "copy", lambda same: same)
+    (tmp_path / "copy" / "tokenizer_config.json").unlink()
+    assert copy.has_tokens_of(tokenizer)
+    for name, change in (("another", with_another_token), ("exchanged", with_two_exchanged)):
+        other = changed(folder, tmp_path / name, change)
+        assert not other.has_tokens_of(tokenizer), name
+        assert not tokenizer.has_tokens_of(other), name
