@@ -105,12 +105,16 @@ class Rollout:
         if len(self.ready) == len(self.plan.nodes):
             self.state = RolloutState.READY
             self.took_s = now_s - self._begun_s
-        return [
+        told = [
             Note(
                 f"epoch {self.plan.epoch}: {node} is ready for stage {message.stage} after {message.load_s:.2f} s,"
                 f" {megabytes(message.downloaded_bytes, 1)} fetched, {megabytes(message.rss_bytes)} resident"
             )
         ]
+        if message.draft_failure:
+            text = f"{node} can't use the draft model {self.plan.draft}: {message.draft_failure}"
+            told.append(Note(text, warning=True, kind="no_draft", node=node, pipeline=self.plan.pipeline))
+        return told
 
     def progress_of_nodes(self) -> dict[str, FetchProgress]:
         """Bytes that are there and bytes that are wanted, by node."""

@@ -10,15 +10,21 @@ from pathlib import Path
 import pytest
 from tokenizers import AddedToken, Tokenizer
 
+from orchestrator.commands.plan import describe
 from orchestrator.effects import BuildSegments, OpenModel
 from orchestrator.events import ModelOpened, SegmentsBuilt
 from orchestrator.model.errors import ModelInUse
 from orchestrator.model.served import ServedModel
 from orchestrator.model.store import ModelStore
+from orchestrator.service.config import ServiceConfig
 from orchestrator.service.worker import Worker, build_segment
 from schemas.messages import StageRef
+from tests.support.bus_recorder import until
 from tests.support.in_process import converting_here
+from tests.support.nodes import running_nodes
 from tests.support.polling import DEADLINE_S
+from tests.support.secured_broker import SecuredBroker
+from tests.support.services import QUICK, apply, patient_client, running_service, wait_until_serving
 from tests.support.tiny_models import make_checkpoint
 
 RING = (StageRef(node="alfa", start=0, stop=3), StageRef(node="bravo", start=3, stop=6))
@@ -113,6 +119,29 @@ def with_states(store: ModelStore) -> str:
 def without_tokenizer(store: ModelStore) -> str:
     (another(store, "broken") / "tokenizer" / "tokenizer.json").write_text("{", "utf-8")
     return "broken"
+
+
+def test_a_service_with_and_without(mosquitto: SecuredBroker, store: ModelStore, tmp_path: Path) -> None:
+    """The plan names it and counts it, and the text is the same."""
+    texts, planned_bytes = [], []
+    with running_nodes(("alfa", "bravo"), mosquitto.url, tmp_path):
+        for draft in (None, "small"):
+            config = ServiceConfig(
+                broker_url=mosquitto.url, data_dir=tmp_path, models_dir=store.home, timing=QUICK,
+                context_tokens=200, slots=2, model="tiny", min_nodes=2, draft=draft,
+            )  # fmt: skip
+            with running_service(config), patient_client(mosquitto.url) as client:
+                wait_until_serving(client)
+                if draft is None:  # the other one adopts the plan, and has one with the draft model follow
+                    apply(client, pins=[["embed", "alfa"], ["head", "bravo"]])
+                until("the plan with the draft model", lambda: client.plan().draft == draft)  # noqa: B023
+                texts.append("".join(client.ask(prompt="one two three", max_tokens=40)))
+                plan = client.plan()
+                assert ("small guesses" in describe(plan.pipelines[0])) is bool(draft)
+                planned_bytes.append(sum(stage.planned_bytes for stage in plan.stages))
+    assert texts[0]
+    assert texts[0] == texts[1]
+    assert planned_bytes[0] < planned_bytes[1]
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,8 @@ class ScriptedNode:
     refuses_as: LoadFailureCode = "internal"
     silent: bool = False
     """Does not answer a prepare command."""
+    draft_failure: str = ""
+    """Why it can't use a draft model."""
     prepared: dict[Epoch, dict[int, PrepareSegment]] = field(default_factory=dict)
     """By epoch and stage."""
     open: dict[str, OpenRequest] = field(default_factory=dict)
@@ -266,6 +268,7 @@ class ScriptedNode:
         return SegmentReady(
             node=self.name, incarnation=self.birth.incarnation, pipeline=command.pipeline, epoch=command.epoch,
             stage=command.stage, rss_bytes=MB, peak_rss_bytes=MB, downloaded_bytes=0, load_s=0.1,
+            draft_failure=self.draft_failure if command.draft else "",
         )  # fmt: skip
 
     def answer_move(self, command: CopyKv | HoldRequests | FinishKv) -> KvCopied | RequestsHeld:

@@ -192,6 +192,17 @@ def test_the_last_stages_node_is_told_of_it(ring: World) -> None:
     assert set(active.plan.segments[-1].draft.files) <= set(active.plan.segments[-1].files)
 
 
+def test_a_node_that_can_not_use_it_serves_without() -> None:
+    models = {"tiny": MODEL, "draft": DRAFT}
+    world = World(models=models, draft="draft", context_tokens=256).up()
+    world.join("a", "b", "c", memory_mb=ROOMY_MB)
+    for node in world.nodes.values():
+        node.draft_failure = "it is damaged"
+    world.wait(3.0)
+    last = world.plan.ring[-1].node
+    assert notes(world, "no_draft") == [f"{last} can't use the draft model draft: it is damaged"]
+
+
 def test_its_files_are_in_use_as_long_as_the_models(ring: World) -> None:
     assert ring.core.plane.models_in_use() == {"tiny", "draft"}
     opening = World(models={"tiny": MODEL, "draft": DRAFT}, draft="draft")
