@@ -105,7 +105,7 @@ class Rollout:
         if len(self.ready) == len(self.plan.nodes):
             self.state = RolloutState.READY
             self.took_s = now_s - self._begun_s
-        told = [
+        told: list[Effect] = [
             Note(
                 f"epoch {self.plan.epoch}: {node} is ready for stage {message.stage} after {message.load_s:.2f} s,"
                 f" {megabytes(message.downloaded_bytes, 1)} fetched, {megabytes(message.rss_bytes)} resident"
