@@ -63,6 +63,7 @@ class PlanView:
     )
     wire_dtype: WireDtype = about("Type of hidden states on the wire.")
     kv_dtype: KvDtype | None = about("Type of keys and values in memory; left out: not known.", default=None)
+    kv_fp16_blocks: Index = about("How many blocks keep them in fp16 where the others keep int8.", default=0)
     draft: Name | None = about("The model that the last stage's node guesses with; left out: none.", default=None)
     chunk_tokens: Tokens = about("Most tokens of a prompt in one run.")
     memory_margin: Annotated[float, Number(0, limits.MAX_MEMORY_MARGIN)] = about(

@@ -41,7 +41,7 @@ class TriedSegment(Protocol):
     def kernels(self) -> frozenset[str]: ...
 
     @property
-    def kv_dtype(self) -> str: ...
+    def kv_dtypes(self) -> frozenset[str]: ...
 
     def aside(self, context_tokens: int) -> AbstractContextManager[None]: ...
 
@@ -69,7 +69,7 @@ def choose_runs(segment: TriedSegment) -> None:
         return
     # Halves are computed with as floats on some processors, and may hide what differs.
     head_dims = (layer.key_dim for layer in segment.spec.kv_layers if layer.key_dim)
-    kinds = set(itertools.product(head_dims, ("float32", segment.kv_dtype)))
+    kinds = set(itertools.product(head_dims, {"float32", *segment.kv_dtypes}))
     longest = min(_POSITIONS, segment.spec.chunk_tokens, segment.spec.context_tokens)
     for runs in CANDIDATES:
         if not all(keeps_bits(runs, *kind, segment.threads) for kind in kinds):

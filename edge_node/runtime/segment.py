@@ -195,9 +195,9 @@ class Segment:
         return frozenset(told.split(tensors.KERNELS_BETWEEN)) if told else frozenset()
 
     @property
-    def kv_dtype(self) -> str:
-        """The element type of keys and values, and so of attention, by its name in NumPy."""
-        return str(next((buffer.data.dtype for buffer in self.kv.buffers), np.dtype(np.float32)))
+    def kv_dtypes(self) -> frozenset[str]:
+        """The element types of keys and values, and so of attention, by their names in NumPy."""
+        return frozenset(str(buffer.data.dtype) for buffer in self.kv.buffers)
 
     @staticmethod
     def _bind_input(binding: Any, name: str, data: Array, shape: tuple[int, ...]) -> None:

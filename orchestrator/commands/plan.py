@@ -225,6 +225,14 @@ def describe_all(plan: PlanReply) -> str:
     return "\n\n".join(f"{one.pipeline}: {describe(one)}" for one in plan.pipelines)
 
 
+def _kv(plan: PlanInForce) -> str:
+    """How keys and values are kept, where that is not as models are."""
+    if plan.kv_dtype in (None, "fp32"):
+        return ""
+    others = f" (in {plan.kv_fp16_blocks} of {plan.unit_count - 2} blocks in fp16)" if plan.kv_fp16_blocks else ""
+    return f", keys and values in {plan.kv_dtype}{others}"
+
+
 def describe(plan: PlanInForce) -> str:
     """The plan for people."""
     rows = [_row(stage) for stage in plan.stages]
@@ -236,8 +244,7 @@ def describe(plan: PlanInForce) -> str:
     return (
         f"{before}{plan.model} in epoch {plan.epoch}: {plan.context_tokens} tokens of context, {plan.slots} "
         f"requests at once in {batches} {'batch' if batches == 1 else 'batches'}, {plan.wire_dtype} on the wire"
-        f"{f', keys and values in {plan.kv_dtype}' if plan.kv_dtype not in (None, 'fp32') else ''}"
-        f"{f', {plan.draft} guesses' if plan.draft else ''}\n"
+        f"{_kv(plan)}{f', {plan.draft} guesses' if plan.draft else ''}\n"
         f"{table(HEADINGS, rows)}\n{margin}{_standby(plan)}"
         f"predicted {plan.predicted_tokens_per_s:.1f} tokens/s for one request "
         f"({plan.predicted_decode_ms:.1f} ms per token), bottleneck {plan.bottleneck_node}; "

@@ -9,6 +9,7 @@ from orchestrator.text.table import table
 from schemas.messages import PlanView
 from schemas.units_text import describe_units
 
+SETTINGS = ("model", "objective", "context_tokens", "slots", "wire_dtype", "kv_dtype", "kv_fp16_blocks", "draft")
 FIGURES = (
     ("time per token", "predicted_decode_ms", "ms"),
     ("one stream", "predicted_tokens_per_s", "tokens/s"),
@@ -39,7 +40,7 @@ def changes(before: PlanView, after: PlanView) -> dict[str, Any]:
         "unit_count": after.unit_count,
         "settings": {
             key: [getattr(before, key), getattr(after, key)]
-            for key in ("model", "objective", "context_tokens", "slots", "wire_dtype", "kv_dtype", "draft")
+            for key in SETTINGS
             if getattr(before, key) != getattr(after, key)
         },
     }

@@ -101,9 +101,9 @@ def _prefix(_context: click.Context, parameter: click.Parameter, value: str) -> 
     default=AUTO_KV,
     show_default=True,
     callback=_type_or_auto,
-    help="Type of keys and values in the nodes' memory. auto: as the model was converted, mostly fp32. fp16 and int8: a"
-    " half and a quarter of that, for longer contexts, more requests and quicker moves; 'linguabus model show' has what"
-    " int8 costs.",
+    help="Type of keys and values in the nodes' memory. auto: as the model was converted, mostly fp32. fp16: half of"
+    " that, for longer contexts, more requests and quicker moves; int8: a quarter, but a half of blocks that it would"
+    " change much; 'linguabus model show' has what it costs.",
 )
 @click.option(
     "--guess",

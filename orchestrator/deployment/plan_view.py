@@ -6,6 +6,7 @@ from typing import Final
 
 from orchestrator.deployment.plan import DeployedPlan
 from schemas.messages import KvDtype, PlanOnItsWay, PlanView, SegmentReady, StageView, UnitsOnNode
+from schemas.segment_tensors import STATE_COPIES
 from schemas.units_text import describe_units
 
 KV_DTYPES: Final[dict[str, KvDtype]] = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
@@ -30,7 +31,7 @@ def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:
                 predicted_hop_ms=stage.hop_s * 1e3,
                 predicted_prefill_ms=stage.prefill_s * 1e3,
                 weight_bytes=stage.weight_bytes,
-                kv_bytes=stage.kv_bytes,
+                kv_bytes=_cache_bytes(plan, stage.start, stage.stop),
                 planned_bytes=of_node.memory_bytes,
                 memory_limit_bytes=of_node.memory_limit_bytes,
                 stored_bytes=plan.stored_bytes(stage.node),
@@ -49,6 +50,7 @@ def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:
         batches=plan.batches,
         wire_dtype=plan.wire_dtype,
         kv_dtype=KV_DTYPES[plan.model.manifest.kv_dtype],
+        kv_fp16_blocks=plan.model.manifest.kv_halves,
         draft=plan.draft,
         chunk_tokens=plan.chunk_tokens,
         memory_margin=plan.memory_margin,
@@ -68,6 +70,13 @@ def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:
         predicted_prompt_tokens=predicted.prompt_tokens,
         bottleneck_node=predicted.bottleneck_node,
     )
+
+
+def _cache_bytes(plan: DeployedPlan, start: int, stop: int) -> int:
+    """What the units [start, stop) keep of all texts; the planner counts each block as the mean of all."""
+    units = plan.model.manifest.units[start:stop]
+    kept = (max(unit.kv_bytes_per_token * plan.context_tokens, unit.state_bytes * STATE_COPIES) for unit in units)
+    return plan.slots * sum(kept)
 
 
 def successor_view(plan: DeployedPlan, state: str) -> PlanOnItsWay:

@@ -33,6 +33,7 @@ SAVED_DRIFT = 0.1
 def fingerprint_of(manifest: Manifest) -> str:
     """A text that is equal for models whose units cost the same."""
     kv = f"-kv-{manifest.kv_dtype}" if manifest.kv_rounding else ""
+    kv += f"-{manifest.kv_halves}" if manifest.kv_halves else ""
     return f"{manifest.fingerprint[:100]}-{manifest.precision}-{manifest.profile}{kv}"
 
 

@@ -1,8 +1,8 @@
-"""Scales for keys and values in int8, found by running a model over some text, and what rounding by them does to it.
+"""Keys and values of a model in int8: scales, the blocks that had better keep halves, and what that does to it.
 
-A channel's scale is made for the largest value found there and a little more; what lies beyond is cut off. Keys are
-turned by their position before they are kept, which mixes the two channels of a pair: both have the scale of the pair's
-length, so that it holds for positions that no text is long enough for.
+Scales are found by running the model over some text. What they cost is seen on texts that they were not found with, as
+what a text has that others have not is cut off: half of the texts are judged by the scales of the other half. Blocks
+that change most keep halves, as many as it takes.
 
 Kept among the model's segments, and made when somebody first wants keys and values in int8, or by ``model verify``.
 """
@@ -11,76 +11,95 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.model.attention import is_attention
 from orchestrator.model.calibration_text import TEXTS
 from orchestrator.model.errors import ManifestError
-from orchestrator.model.kv_rounding import MOST, KvScales, LayerScales
-from orchestrator.model.manifest import LayerCache, read_optional_record, to_json
+from orchestrator.model.kv_peaks import KvPeaks
+from orchestrator.model.kv_rounding import KvRounding, LayerScales
+from orchestrator.model.kv_trial import Blocks, Effect, Fold, try_blocks
+from orchestrator.model.manifest import read_optional_record, to_json
 from orchestrator.model.model import SEGMENTS_FOLDER, Model, write_file
 from orchestrator.model.passages import PASSAGES, encode_passages, mixed_ids
 from orchestrator.model.progress import Progress, silent
 from orchestrator.model.quality import UNROUNDED, Predictions, predict
-from orchestrator.model.rotary import columns
 from orchestrator.model.subject import Subject
-from schemas.segment_tensors import KV_PARTS, past
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from orchestrator.model.graph import Decoder
+    from orchestrator.model.quality import Kept
 
 KV_FILE = f"{SEGMENTS_FOLDER}/kv-int8.json"
-VERSION = 1
-"""Changes whenever the same model gets other scales than before."""
-MARGINS = (1.1, 1.25)
-"""Of keys and values: how much more than the largest value found is made room for."""
-LEAST_SHARE = 1 / 64
-"""Of a head's largest scale: no channel has a smaller one, as the text may have missed what it is for."""
+VERSION = 2
+"""Changes whenever the same model gets other scales, or other blocks in halves, than before."""
+MOST_PERPLEXITY = 0.005
+"""By what share int8 may raise perplexity: nobody sees that, and types on the wire may do as much."""
+UNSEEN = 2
+"""Times as much as those judged here other texts may lose: they are longer, and have more that no scale was made for.
+With all blocks of SmolLM2-135M in int8 a licence lost 1.5 times as much as they."""
+PROFILE = "exact"
+"""The numeric profile that models are tried in: the others round activations, and make as much of any last bit that
+differs."""
+_FOLDS = 2
+_SHORT = 5
+"""Texts of a fold that blocks are tried with one by one: they are the shortest."""
+_STEPS = 8
+"""Shares of all blocks that are tried in int8 are multiples of an eighth."""
 _FRAMES = 4
 """Tokens that begin or end texts."""
-_COSINES = 7
-"""The input of attention with the cosines that it turns keys by."""
 
 
 @dataclass(frozen=True)
 class KvReport:
-    """Scales, and what keys and values in int8 make of the passages.
+    """Scales, the blocks that keep halves nevertheless, and what becomes of texts whose scales were found with others.
 
     Attributes:
+        profile: the numeric profile that it was tried in.
+        scales: of all blocks with keys and values.
+        halves: those of them that keep halves.
+        share: bytes of a position over those without rounding.
         rows: next tokens that were judged.
         argmax_agreement: the share of them whose most likely token is that of the model with keys and values in floats.
         perplexity: see `Quality`; ``float_perplexity``: of the model with keys and values in floats.
+        error: one standard error of the ratio of both.
     """
 
     version: int
     profile: str
-    layers: tuple[LayerScales, ...]
+    scales: tuple[LayerScales, ...]
+    halves: tuple[int, ...]
+    share: float
     rows: int
     argmax_agreement: float
     perplexity: float
     float_perplexity: float
+    error: float
 
     @property
-    def scales(self) -> KvScales:
-        return KvScales(self.layers)
+    def rounding(self) -> KvRounding:
+        return KvRounding(tuple(scales for scales in self.scales if scales.layer not in self.halves))
 
     def figures(self) -> dict[str, Any]:
         """Of what it does to the model, for programs."""
         figures = dataclasses.asdict(self)
-        del figures["version"], figures["layers"]
-        return figures
+        del figures["version"], figures["scales"]
+        return {"blocks": len(self.scales), **figures}
 
     def summary(self) -> str:
         """A line for people."""
+        blocks = len(self.scales)
+        others = f" in {blocks - len(self.halves)} of {blocks} blocks, in fp16 in the others" if self.halves else ""
+        change = self.perplexity / self.float_perplexity - 1
         return (
-            f"keys and values in int8 (serve --kv int8) keep {self.argmax_agreement:.1%} of the most likely tokens"
-            f" (perplexity {self.perplexity:.4g}, without {self.float_perplexity:.4g})"
+            f"keys and values in int8 (serve --kv int8){others}, {self.share:.2f} of their bytes, keep"
+            f" {self.argmax_agreement:.1%} of the most likely tokens (perplexity {self.perplexity:.4g}, without"
+            f" {self.float_perplexity:.4g}: {change:+.2%}, give or take {self.error:.2%})"
         )
 
 
@@ -93,31 +112,39 @@ def read_kv(folder: Path) -> KvReport | None:
 
 
 def measure_kv(model: Model, progress: Progress = silent) -> KvReport:
-    """Find scales for a model, judge it with them, and write both into its folder.
+    """Find scales for a model and the blocks that had better keep halves, judge them, and write all into its folder.
 
     Raises:
         UnsupportedModel: ONNX Runtime can't compute it.
         MissingDependency: onnxruntime is not installed.
     """
     manifest = model.manifest
-    judged = encode_passages(model.tokenizer(), manifest.vocab_size, manifest.max_context)
-    texts = [*judged, *_others(model, judged[0])]
-    rows = sum(len(text) - 1 for text in judged)
+    judged, others = _judged(model), tuple(_others(model))
+    parts = [part for part in (judged[fold::_FOLDS] for fold in range(_FOLDS)) if part]
     subject = Subject(model.plan, model.blobs_folder, manifest.layers)
-    peaks = _Peaks(subject)
-    plain = _first(predict(subject, manifest.profile, texts, progress=progress, kept=peaks.take)[UNROUNDED], rows)
-    scales = KvScales(peaks.scales())
-    layers = manifest.with_rounded_kv(scales.name, scales.dtype).layers
-    rounded = Subject(model.plan, model.blobs_folder, layers, scales)
-    made = predict(rounded, manifest.profile, judged, progress=progress)[UNROUNDED]
+    whole, made = KvPeaks(subject), []
+    peaks = [KvPeaks(subject) for _ in parts]
+    for fold, part in enumerate(parts):
+        elsewhere = [whole, *peaks[:fold], *peaks[fold + 1 :]]
+        made.append(predict(subject, PROFILE, part, progress=progress, kept=_into(elsewhere))[UNROUNDED])
+    predict(subject, PROFILE, others, progress=progress, kept=_into([whole, *peaks]))
+    plain = Predictions.joined(made)
+    folds = [Fold(part, found.scales()) for part, found in zip(parts, peaks, strict=True)]
+    halves, effect = _choose(model, folds, plain, progress)
+    _, error = _loss(effect, plain)
+    scales = whole.scales()
+    rounding = KvRounding(tuple(one for one in scales if one.layer not in halves))
     report = KvReport(
         version=VERSION,
-        profile=manifest.profile,
-        layers=scales.layers,
-        rows=rows,
-        argmax_agreement=made.agreement(plain.best),
-        perplexity=made.perplexity,
+        profile=PROFILE,
+        scales=scales,
+        halves=tuple(sorted(halves)),
+        share=manifest.with_rounded_kv(rounding).kv_bytes_per_token / max(1, manifest.kv_bytes_per_token),
+        rows=len(plain.best),
+        argmax_agreement=effect.made.agreement(plain.best),
+        perplexity=effect.made.perplexity,
         float_perplexity=plain.perplexity,
+        error=error,
     )
     path = model.folder / KV_FILE
     path.parent.mkdir(exist_ok=True)
@@ -125,107 +152,75 @@ def measure_kv(model: Model, progress: Progress = silent) -> KvReport:
     return report
 
 
-def _others(model: Model, passage: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Texts of what passages don't have: each token that frames texts, in front of a passage; a conversation; a mix."""
+def _choose(model: Model, folds: Sequence[Fold], plain: Predictions, progress: Progress) -> tuple[Blocks, Effect]:
+    """The blocks that had better keep halves, as few as there have to be, and what comes of it."""
+    layers = [scales.layer for scales in folds[0].scales]
+    in_halves, effect = try_blocks(model, PROFILE, folds, [Blocks(), Blocks(layers)], progress)
+    if _is_harmless(effect, plain):
+        return Blocks(), effect
+    order = _by_harm(model, folds, layers, progress)
+    counts = sorted({len(layers) * step // _STEPS for step in range(1, _STEPS)} - {0})
+    choices = [Blocks(order[:count]) for count in counts]
+    _, *effects = try_blocks(model, PROFILE, folds, [Blocks(), *choices], progress)
+    tried = zip([Blocks(), *choices], [in_halves, *effects], strict=True)
+    *_, (rounded, best) = itertools.takewhile(lambda one: not one[0] or _is_harmless(one[1], plain), tried)
+    return Blocks(layers) - rounded, best
+
+
+def _by_harm(model: Model, folds: Sequence[Fold], layers: Sequence[int], progress: Progress) -> list[int]:
+    """Blocks by what int8 in each of them alone does to the first texts, the least first."""
+    short = [Fold(fold.texts[:_SHORT], fold.scales) for fold in folds]
+    alone = [Blocks((layer,)) for layer in layers]
+    _, *effects = try_blocks(model, PROFILE, short, [Blocks(), *alone], progress)
+    harm = dict(zip(layers, (effect.divergence for effect in effects), strict=True))
+    return sorted(layers, key=harm.__getitem__)
+
+
+def _is_harmless(effect: Effect, plain: Predictions) -> bool:
+    """Is it likely that perplexity rises by no more than it may, of texts as these and of the model's own?
+
+    Of its own it rises by the divergence, which is known much better from so few rows than what a text shows.
+    """
+    change, error = _loss(effect, plain)
+    return UNSEEN * max(change + error, effect.divergence) <= math.log1p(MOST_PERPLEXITY)
+
+
+def _loss(effect: Effect, plain: Predictions) -> tuple[float, float]:
+    """By how many nats a token costs more than without rounding, and the standard error of that."""
+    more = effect.made.losses - plain.losses
+    return float(more.mean()), float(more.std() / math.sqrt(len(more)))
+
+
+def _into(peaks: Sequence[KvPeaks]) -> Kept:
+    def take(cache: Mapping[str, NDArray[Any]]) -> None:
+        for one in peaks:
+            one.take(cache)
+
+    return take
+
+
+def _judged(model: Model) -> tuple[tuple[int, ...], ...]:
+    """Texts as people write them."""
     manifest, tokenizer = model.manifest, model.tokenizer()
+    passages = encode_passages(tokenizer, manifest.vocab_size, manifest.max_context)
+    return (*passages, *_known(model, map(tokenizer.encode, TEXTS)))
+
+
+def _others(model: Model) -> Iterator[tuple[int, ...]]:
+    """Texts of what those don't have: each token that frames texts, in front of a passage; a conversation; a mix."""
+    manifest, tokenizer = model.manifest, model.tokenizer()
+    passage = encode_passages(tokenizer, manifest.vocab_size, manifest.max_context)[0]
     frames = tokenizer.eos_ids if tokenizer.bos_id is None else tokenizer.eos_ids | {tokenizer.bos_id}
-    texts = [(token, *passage) for token in sorted(frames)[:_FRAMES]]
-    texts += [tuple(tokenizer.encode(text)) for text in TEXTS]
+    texts: list[Sequence[int]] = [(token, *passage) for token in sorted(frames)[:_FRAMES]]
     if not tokenizer.check_template():
-        texts.append(tuple(tokenizer.encode_chat([{"role": "user", "content": PASSAGES[1]}])))
-    for text in texts:
-        known = tuple(token for token in text if token < manifest.vocab_size)[: manifest.max_context]
-        if len(known) > 1:
-            yield known
+        texts.append(tokenizer.encode_chat([{"role": "user", "content": PASSAGES[1]}]))
+    yield from _known(model, texts)
     yield mixed_ids(manifest.vocab_size, manifest.max_context)
 
 
-def _first(made: Predictions, rows: int) -> Predictions:
-    return Predictions(made.best[:rows], made.losses[:rows])
-
-
-class _Peaks:
-    """How far keys and values of a model reach, by channel."""
-
-    def __init__(self, subject: Subject) -> None:
-        self._layers = [layer for layer in subject.layers if layer.kv_heads]
-        self._turns = {layer.layer: _Turn.of(subject.plan.decoder, layer) for layer in self._layers}
-        self._found: dict[str, NDArray[Any]] = {}
-        """Of keys the largest; of values the largest and the smallest, [2, kv_heads, dim]."""
-        self._first: dict[str, list[NDArray[Any]]] = {}
-        """Values of the first position of each text."""
-
-    def take(self, cache: Mapping[str, NDArray[Any]]) -> None:
-        """Take in what a block keeps of a text."""
-        import numpy as np
-
-        for layer in self._layers:
-            key, value = (past(layer.layer, part) for part in KV_PARTS)
-            if key not in cache:
-                continue
-            keys, values = (cache[name][0].astype(np.float32) for name in (key, value))  # (heads, tokens, dim)
-            lengths = self._turns[layer.layer].lengths(np.abs(keys)).max(axis=1)
-            self._found[key] = np.maximum(self._found.get(key, lengths), lengths)
-            ends = np.stack([values.max(axis=1), values.min(axis=1)])
-            before = self._found.get(value, ends)
-            self._found[value] = np.stack([np.maximum(before[0], ends[0]), np.minimum(before[1], ends[1])])
-            self._first.setdefault(value, []).append(values[:, 0])
-
-    def scales(self) -> tuple[LayerScales, ...]:
-        """What is told by all that was taken in."""
-        import numpy as np
-
-        made = []
-        for layer in self._layers:
-            key, value = (past(layer.layer, part) for part in KV_PARTS)
-            usual = np.median(self._first[value], axis=0).astype(np.float32)
-            largest, smallest = self._found[value]
-            steps = [
-                _steps(MARGINS[0] * self._found[key]),
-                _steps(MARGINS[1] * np.maximum(largest - usual, usual - smallest)),
-            ]
-            parts = (tuple(map(float, part.ravel())) for part in (*steps, usual))
-            made.append(LayerScales(layer.layer, layer.kv_heads, *parts))
-        return tuple(made)
-
-
-def _steps(peaks: NDArray[Any]) -> NDArray[Any]:
-    """What a step is worth in channels [kv_heads, dim] that are to have room for these."""
-    import numpy as np
-
-    least = np.maximum(LEAST_SHARE * peaks.max(axis=-1, keepdims=True), np.finfo(np.float32).tiny * MOST)
-    steps: NDArray[Any] = (np.maximum(peaks, least) / MOST).astype(np.float32)
-    return steps
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """How attention turns a layer's keys: the first ``width`` channels, in pairs that lie side by side or half of them
-    apart. ``width`` 0: something else turns them, in a way that is not known.
-    """
-
-    width: int
-    side_by_side: bool
-
-    @classmethod
-    def of(cls, decoder: Decoder, layer: LayerCache) -> _Turn:
-        nodes = (node for node in decoder.model.graph.node if is_attention(node))
-        node = next(node for node in nodes if past(layer.layer, KV_PARTS[0]) in node.input)
-        attributes = {attribute.name: attribute.i for attribute in node.attribute}
-        width = 2 * columns(decoder, node.input[_COSINES]) if attributes.get("do_rotary") else 0
-        return cls(width, bool(attributes.get("rotary_interleaved")))
-
-    def lengths(self, sizes: NDArray[Any]) -> NDArray[Any]:
-        """The length of the pair that each value (heads, tokens, dim) is of: no turn makes it larger."""
-        import numpy as np
-
-        if not self.width:
-            largest = math.sqrt(2) * sizes.max(axis=-1, keepdims=True)
-            return np.broadcast_to(largest, sizes.shape)
-        heads, tokens, _ = sizes.shape
-        shape = (heads, tokens, -1, 2) if self.side_by_side else (heads, tokens, 2, self.width // 2)
-        pairs = sizes[..., : self.width].reshape(shape)
-        axis = -1 if self.side_by_side else -2
-        norms = np.broadcast_to(np.linalg.norm(pairs, axis=axis, keepdims=True), pairs.shape)
-        lengths: NDArray[Any] = np.concatenate([norms.reshape(heads, tokens, -1), sizes[..., self.width :]], axis=-1)
-        return lengths
+def _known(model: Model, texts: Iterable[Sequence[int]]) -> Iterator[tuple[int, ...]]:
+    """Texts without what the model does not know, as far as it can look back."""
+    for text in texts:
+        known = tuple(token for token in text if token < model.manifest.vocab_size)[: model.manifest.max_context]
+        if len(known) > 1:
+            yield known

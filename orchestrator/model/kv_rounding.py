@@ -1,4 +1,4 @@
-"""Rounded keys and values: in float16, or in int8 with scales, and a segment's graph that keeps them so.
+"""Rounded keys and values: of each block in float16, or in int8 with scales; a segment's graph that keeps them so.
 
 ONNX Runtime's attention for int8 rounds new rows as it writes them into the cache, and reads the rounded ones: a value
 is the number that is kept times the scale of its channel. Scales belong to the graph, so that all who have it agree.
@@ -48,48 +48,45 @@ class LayerScales:
     value: tuple[float, ...]
     usual: tuple[float, ...]
 
+    def parts(self) -> tuple[NDArray[Any], ...]:
+        """Of keys and of values, and what values are kept less, [1, kv_heads, 1, dim] each."""
+        import numpy as np
+
+        parts = (self.key, self.value, self.usual)
+        return tuple(np.array(part, np.float32).reshape(1, self.heads, 1, -1) for part in parts)
+
 
 @dataclass(frozen=True)
-class KvScales:
-    """Of all blocks that keep keys and values."""
+class KvRounding:
+    """Of all blocks that keep keys and values: those of ``layers`` in int8 by these scales, the others in float16."""
 
-    layers: tuple[LayerScales, ...]
-
-    @property
-    def dtype(self) -> str:
-        """What keys and values are kept as, in the manifest's words."""
-        return "int8"
+    layers: tuple[LayerScales, ...] = ()
 
     @functools.cached_property
     def name(self) -> str:
-        """Stands for these scales: rows that were rounded by others mean something else."""
-        return hashlib.sha256(repr(self.layers).encode()).hexdigest()[:_DIGITS]
+        """Stands for all of it: rows that were rounded by other scales mean something else."""
+        return hashlib.sha256(repr(self.layers).encode()).hexdigest()[:_DIGITS] if self.layers else HALVES
 
-    def of(self, layer: int) -> tuple[NDArray[Any], ...]:
-        """Those of one layer, of keys and of values, and what values are kept less, [1, kv_heads, 1, dim] each."""
-        import numpy as np
+    def of(self, layer: int) -> LayerScales | None:
+        """The scales of one block; None where it keeps halves."""
+        return next((one for one in self.layers if one.layer == layer), None)
 
-        found = next(one for one in self.layers if one.layer == layer)
-        parts = (found.key, found.value, found.usual)
-        return tuple(np.array(part, np.float32).reshape(1, found.heads, 1, -1) for part in parts)
+    def name_of(self, layer: int) -> str:
+        """Stands for how one block rounds, as in `schemas.messages.KvLayer`."""
+        return HALVES if self.of(layer) is None else self.name
 
-
-@dataclass(frozen=True)
-class Halves:
-    """Keys and values in float16."""
-
-    name: str = HALVES
-    dtype: str = "float16"
+    def dtype_of(self, layer: int) -> str:
+        """What one block keeps, in the manifest's words."""
+        return "float16" if self.of(layer) is None else "int8"
 
 
-KvRounding = Halves | KvScales
+IN_HALVES = KvRounding()
 
 
 def round_caches(model: ModelProto, rounding: KvRounding) -> None:
     """Have the attention of a segment's graph keep keys and values rounded."""
     from onnx import TensorProto
 
-    kept = TensorProto.INT8 if isinstance(rounding, KvScales) else TensorProto.FLOAT16
     infos = {info.name: info for info in (*model.graph.input, *model.graph.output)}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
@@ -100,12 +97,10 @@ def round_caches(model: ModelProto, rounding: KvRounding) -> None:
         layer = int(found[1])
         caches = [infos[name(layer, part)] for name in (past, present) for part in KV_PARTS]
         floats = caches[0].type.tensor_type.elem_type
-        if isinstance(rounding, KvScales):
-            nodes += _by_scales(model.graph, node, layer, rounding, floats)
-        else:
-            nodes += _in_halves(node, floats)
+        scales = rounding.of(layer)
+        nodes += _by_scales(model.graph, node, scales, floats) if scales else _in_halves(node, floats)
         for info in caches:
-            info.type.tensor_type.elem_type = kept
+            info.type.tensor_type.elem_type = TensorProto.INT8 if scales else TensorProto.FLOAT16
     replace_nodes(model.graph, nodes)
 
 
@@ -127,7 +122,7 @@ def _in_halves(node: NodeProto, floats: int) -> list[NodeProto]:
     return [*casts, made, helper.make_node("Cast", [made.output[0]], [node.output[0]], to=floats)]
 
 
-def _by_scales(graph: GraphProto, node: NodeProto, layer: int, scales: KvScales, floats: int) -> list[NodeProto]:
+def _by_scales(graph: GraphProto, node: NodeProto, scales: LayerScales, floats: int) -> list[NodeProto]:
     """An attention that computes with ``floats`` and rounds; what is before and behind it."""
     import numpy as np
     from onnx import NodeProto, helper, numpy_helper
@@ -135,7 +130,7 @@ def _by_scales(graph: GraphProto, node: NodeProto, layer: int, scales: KvScales,
     made = NodeProto()
     made.CopyFrom(node)
     made.input.extend([""] * (_FIRST_SCALES - len(made.input)))
-    keys, values, usual = scales.of(layer)
+    layer, (keys, values, usual) = scales.layer, scales.parts()
     for part, steps in zip(KV_PARTS, (keys, values), strict=True):
         name = f"{past(layer, part)}/scales"
         graph.initializer.append(numpy_helper.from_array(steps, name))

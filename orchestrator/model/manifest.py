@@ -15,10 +15,11 @@ import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator.model.errors import ManifestError
 from orchestrator.model.precision import PROFILES, NumericProfile
+from schemas.codec import HALVES
 from schemas.messages import FoldedState, KvLayer
 from schemas.names import is_sha256
 from schemas.segment_tensors import cache_parts
@@ -82,6 +83,16 @@ class RoundedCache(LayerCache):
         return dataclasses.replace(LayerCache.as_told(self), rounding=self.rounding)
 
 
+class BlockRounding(Protocol):
+    """How blocks round keys and values; ``kv_rounding.KvRounding`` is one."""
+
+    def dtype_of(self, layer: int) -> str:
+        """What a block keeps, in the manifest's words."""
+
+    def name_of(self, layer: int) -> str:
+        """Stands for how a block rounds, as in `schemas.messages.KvLayer`."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """The smallest thing a node can hold. ``weight_bytes`` counts shared blobs in full."""
@@ -134,6 +145,7 @@ class Manifest:
         precision: of its weights; ``asked``: what was asked for, which may be "auto".
         carried: the share of the weights of its matrices that have the very values of the source.
         profile: the numeric profile used unless asked otherwise.
+        kv_dtype: of keys and values; where blocks differ, the smallest.
         position_bytes: what tables that are computed when a segment is opened take for each position.
     """
 
@@ -214,12 +226,21 @@ class Manifest:
 
     @property
     def kv_rounding(self) -> str | None:
-        """How keys and values are rounded; None where they are not."""
-        return next((layer.rounding for layer in self.layers if isinstance(layer, RoundedCache)), None)
+        """How keys and values are rounded, by one name for all blocks; None where they are not."""
+        names = {layer.rounding for layer in self.layers if isinstance(layer, RoundedCache)}
+        return next(iter(names - {HALVES}), HALVES if names else None)
 
-    def with_rounded_kv(self, rounding: str, dtype: str) -> Manifest:
+    @property
+    def kv_halves(self) -> int:
+        """How many blocks keep keys and values in halves, where others keep them in ``kv_dtype``, which is smaller."""
+        rounded = [layer.dtype for layer in self.layers if isinstance(layer, RoundedCache)]
+        return sum(dtype != self.kv_dtype for dtype in rounded)
+
+    def with_rounded_kv(self, rounding: BlockRounding) -> Manifest:
         """The same model with rounded keys and values; a short convolution's inputs and states stay as they are."""
-        layers = tuple(_rounded(layer, rounding, dtype) for layer in self.layers)
+        layers = tuple(_rounded(layer, rounding) for layer in self.layers)
+        dtypes = [layer.dtype for layer in layers if layer.kv_heads]
+        dtype = min(dtypes, key=DTYPE_BYTES.__getitem__, default=self.kv_dtype)
         kept = {layer.layer: layer.bytes_per_token for layer in layers}
         units = tuple(
             unit if unit.layer is None else dataclasses.replace(unit, kv_bytes_per_token=kept[unit.layer])
@@ -253,11 +274,12 @@ class Manifest:
         return manifest
 
 
-def _rounded(layer: LayerCache, rounding: str, dtype: str) -> LayerCache:
+def _rounded(layer: LayerCache, rounding: BlockRounding) -> LayerCache:
     if not layer.kv_heads:
         return layer
     shape = {field.name: getattr(layer, field.name) for field in dataclasses.fields(LayerCache)}
-    return RoundedCache(**{**shape, "dtype": dtype}, rounding=rounding)
+    dtype, name = rounding.dtype_of(layer.layer), rounding.name_of(layer.layer)
+    return RoundedCache(**{**shape, "dtype": dtype}, rounding=name)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -103,7 +103,7 @@ class Model:
         self.blobs_folder = blobs_folder
         self.rounding = rounding
         manifest = read_manifest(folder / MANIFEST_FILE)
-        self.manifest: Manifest = manifest.with_rounded_kv(rounding.name, rounding.dtype) if rounding else manifest
+        self.manifest: Manifest = manifest.with_rounded_kv(rounding) if rounding else manifest
 
     @property
     def tokenizer_path(self) -> Path:

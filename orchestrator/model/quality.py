@@ -121,10 +121,10 @@ def predict(
             whole = hidden[UNROUNDED]
             hidden |= {name: _rounded(hidden.get(name, whole), rounding) for name, rounding in roundings.items()}
         if unit == 0:
-            hidden = {UNROUNDED: [_run(subject, session, ids, None, kept) for ids in passages]}
+            hidden = {UNROUNDED: [run_unit(subject, session, ids, None, kept) for ids in passages]}
         elif unit < units - 1:
             hidden = {
-                name: [_run(subject, session, ids, rows, kept) for ids, rows in zip(passages, states, strict=True)]
+                name: [run_unit(subject, session, ids, rows, kept) for ids, rows in zip(passages, states, strict=True)]
                 for name, states in hidden.items()
             }
         else:
@@ -137,9 +137,9 @@ def _predicted(
     subject: Subject, session: InferenceSession, passages: Sequence[Sequence[int]], states: Sequence[NDArray[Any]]
 ) -> Predictions:
     parts = [
-        judge_rows(_run(subject, session, ids[a:b], rows[a:b], lambda _: None), ids[a + 1 : b + 1])
+        judge_rows(run_unit(subject, session, ids[a:b], rows[a:b]), ids[a + 1 : b + 1])
         for ids, rows in zip(passages, states, strict=True)
-        for a, b in _pieces(len(ids) - 1)
+        for a, b in head_pieces(len(ids) - 1)
     ]
     return Predictions.joined(parts)
 
@@ -154,10 +154,14 @@ def _quality(made: Predictions, rows: SourceRows) -> Quality:
     )
 
 
-def _run(
-    subject: Subject, session: InferenceSession, ids: Sequence[int], hidden: NDArray[Any] | None, kept: Kept
+def run_unit(
+    subject: Subject,
+    session: InferenceSession,
+    ids: Sequence[int],
+    hidden: NDArray[Any] | None,
+    kept: Kept = lambda _: None,
 ) -> NDArray[Any]:
-    """What a unit makes of a text: [S, W], or logits [S, V]."""
+    """What a unit makes of a text from its beginning: [S, W], or logits [S, V]; ``kept`` is given what it keeps."""
     run = SegmentRun(session, subject.layers)
     made: NDArray[Any] = run.step(ids, None if hidden is None else hidden[None], range(len(ids)))[0]
     kept(run.cache)
@@ -170,8 +174,10 @@ def _rounded(states: Sequence[NDArray[Any]], rounding: Rounding) -> list[NDArray
     return [rounding(hidden) if hidden.dtype == np.float32 else hidden for hidden in states]
 
 
-def _pieces(rows: int) -> list[tuple[int, int]]:
-    """Of rows of the head; none of one row beside others, which kernels may compute in another way."""
+def head_pieces(rows: int) -> list[tuple[int, int]]:
+    """The pieces that rows of the head are computed in; none of one row beside others, which kernels may compute in
+    another way.
+    """
     count = -(-rows // HEAD_ROWS)
     return [(rows * piece // count, rows * (piece + 1) // count) for piece in range(count)]
 

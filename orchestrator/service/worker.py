@@ -43,7 +43,7 @@ from orchestrator.model.errors import CannotRun, MissingDependency, ModelError
 from orchestrator.model.grammar import GrammarCompiler, GrammarRefused
 from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.kv_calibration import measure_kv, read_kv
-from orchestrator.model.kv_rounding import Halves
+from orchestrator.model.kv_rounding import IN_HALVES
 from orchestrator.model.manifest import Manifest
 from orchestrator.model.model import Model
 from orchestrator.model.prompt import PromptRefused, encode_prompt
@@ -263,14 +263,14 @@ class Worker:
         if kv_dtype is None:
             return model
         if kv_dtype == HALVES:
-            return model.with_rounding(Halves())
+            return model.with_rounding(IN_HALVES)
         report = read_kv(model.folder)
         if report is None:
             logger.info("model %s: scales for keys and values in int8 are looked for", name)
             self._store.check(name)
             report = measure_kv(model)
         logger.info("model %s: %s", name, report.summary())
-        return model.with_rounding(report.scales)
+        return model.with_rounding(report.rounding)
 
     def _open_draft(self, name: str, model: Manifest, tokenizer: ModelTokenizer) -> ServedDraft | None:
         """Open the draft model for a model; None where it is of no use, of which the log tells."""

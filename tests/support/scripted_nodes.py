@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from orchestrator.model.kv_rounding import KvRounding, LayerScales
 from orchestrator.model.manifest import FORMAT, Blob, BoundaryInfo, LayerCache, Manifest, SamplingDefaults, Unit
 from orchestrator.replanning.problem_builder import build_problem
 from schemas import PACKAGE_VERSION, PROTOCOL_VERSION
@@ -123,6 +124,11 @@ def make_manifest(
         units=tuple(units), blobs=tuple(blobs), bos_id=None, eos_ids=(EOS,), sampling=SamplingDefaults(),
         has_chat_template=True,
     )  # fmt: skip
+
+
+def int8_in(*layers: int, step: float = 1.0) -> KvRounding:
+    """Keys and values of these blocks of `make_manifest` in int8, of the others in halves."""
+    return KvRounding(tuple(LayerScales(layer, 2, *[(step,) * 32] * 3) for layer in layers))
 
 
 def make_birth(node: str, *, incarnation: int = 1, memory_mb: int | None = None, **changes: Any) -> NodeBirth:

@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.effects import Note, OpenModel
 from orchestrator.events import BusDown, BusUp, ModelOpened, NodeSaid, PlanHeard, Renewed
+from orchestrator.model.kv_rounding import IN_HALVES, KvRounding
 from orchestrator.model.served import ServedModel
 from schemas.codec import Flag
 from schemas.messages import (
@@ -27,7 +28,7 @@ from schemas.messages import (
 )
 from schemas.topics import REQUEST_STREAM
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import Letters, answer_text, letter, make_birth, make_manifest, make_submit
+from tests.support.scripted_nodes import Letters, answer_text, int8_in, letter, make_birth, make_manifest, make_submit
 
 
 @pytest.fixture
@@ -165,21 +166,21 @@ def test_a_plan_for_another_model_is_not_adopted(world: World) -> None:
     assert world.plan.model == "other"
 
 
-@pytest.mark.parametrize("before", [None, "0123456789ab"])
-def test_a_plan_whose_keys_and_values_are_kept_otherwise_is_not_adopted(before: str | None) -> None:
+@pytest.mark.parametrize("before", [None, IN_HALVES, int8_in(0, 1, 2, 3), int8_in(0, 1, 2)])
+def test_a_plan_whose_keys_and_values_are_kept_otherwise_is_not_adopted(before: KvRounding | None) -> None:
     """After a start with another ``--kv``, or with other scales: rows that lie on nodes mean something else then."""
     floats = make_manifest()
-    world = World(models={"tiny": floats.with_rounded_kv(before, "int8") if before else floats}).serve("a", "b", "c")
-    assert world.plan.kv_rounding == before
+    world = World(models={"tiny": floats.with_rounded_kv(before) if before else floats}).serve("a", "b", "c")
+    assert world.plan.kv_rounding == (before and before.name)
     epoch = world.plan.epoch
     world.restart()
     world.wait(5.0)
     assert world.plan.epoch == epoch, "as it was"
-    world.models["tiny"] = floats.with_rounded_kv("ba9876543210", "int8")
+    world.models["tiny"] = floats.with_rounded_kv(after := int8_in(0, 1, 3))
     world.restart()
     world.wait(8.0)
     assert world.plan.epoch > epoch
-    assert world.plan.kv_rounding == "ba9876543210"
+    assert world.plan.kv_rounding == after.name
 
 
 def test_an_orchestrator_without_its_database_goes_on_with_what_readers_bring(world: World) -> None:

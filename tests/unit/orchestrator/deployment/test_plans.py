@@ -28,6 +28,7 @@ from tests.support.scripted_nodes import (
     MB,
     ScriptedNode,
     answer_text,
+    int8_in,
     make_birth,
     make_heartbeat,
     make_manifest,
@@ -124,6 +125,20 @@ def test_every_stage_is_told_the_same_batches_and_so_are_people() -> None:
     assert len(table) == 5
     assert table == batches_in_flight(problems[-1], active.plan.solution.stages)
     assert plan_view(active.plan, {}).batches == table
+
+
+def test_people_are_told_how_many_blocks_keep_halves_and_what_each_stage_keeps() -> None:
+    manifest = make_manifest().with_rounded_kv(int8_in(0, 3))
+    world = World(context_tokens=50, slots=5, models={"tiny": manifest}).serve("a", "b", "c")
+    active = world.core.plane.pipeline.active
+    assert active
+    view = plan_view(active.plan, {})
+    assert (view.kv_dtype, view.kv_fp16_blocks) == ("int8", 2)
+    kept = [unit.kv_bytes_per_token for unit in manifest.units]
+    assert [stage.kv_bytes for stage in view.stages] == [
+        250 * sum(kept[stage.start : stage.stop]) for stage in view.stages
+    ]
+    assert len({stage.kv_bytes for stage in view.stages}) > 1
 
 
 def test_min_nodes_holds_the_first_plan_back_only() -> None:

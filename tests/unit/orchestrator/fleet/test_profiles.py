@@ -25,7 +25,7 @@ from schemas.messages import (
     UnitProfile,
 )
 from tests.support.orchestrating import World
-from tests.support.scripted_nodes import Letters, make_birth, make_manifest
+from tests.support.scripted_nodes import Letters, int8_in, make_birth, make_manifest
 
 MANIFEST = make_manifest()
 FINGERPRINT = fingerprint_of(MANIFEST)
@@ -205,6 +205,14 @@ def test_an_answer_without_figures_is_not_used(changes: dict[str, object]) -> No
     profiles = Profiles()
     profiles.answer(make_birth("a"), measured(**changes), 0.0)
     assert not profiles.of([make_birth("a")], MANIFEST)
+
+
+def test_figures_belong_to_a_type_of_keys_and_values_and_to_how_many_blocks_have_another() -> None:
+    mixes = [(), (0, 1, 2, 3), (0, 1, 2)]
+    names = [fingerprint_of(MANIFEST.with_rounded_kv(int8_in(*blocks))) for blocks in mixes]
+    assert len({FINGERPRINT, *names}) == 4
+    others = MANIFEST.with_rounded_kv(int8_in(0, 1, 2, step=2.0))
+    assert fingerprint_of(others) == names[2], "other scales cost the same"
 
 
 def test_heartbeats_tell_how_slow_a_node_is_and_a_change_is_saved_once_it_matters() -> None:
