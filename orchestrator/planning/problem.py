@@ -282,7 +282,8 @@ class Problem:
 
     def fixed_bytes(self, device: Device) -> int:
         """Resident bytes of a device that takes part, before its first unit."""
-        return device.runtime_overhead_bytes + device.live_move_bytes + self.workspace_bytes
+        uneven = sum(run.kv_spread_bytes for run in self.runs) * self.context_tokens * self.slots
+        return device.runtime_overhead_bytes + device.live_move_bytes + self.workspace_bytes + uneven
 
     @property
     def both_ends_bytes(self) -> int:

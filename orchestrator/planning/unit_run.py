@@ -15,9 +15,10 @@ class UnitRun:
 
     `weight_bytes` is what one loaded unit takes resident (after pre-packing), `loading_bytes` what it takes while it is
     loaded, where that is more, `disk_bytes` its blob on disk (as `weight_bytes` when None), `kv_bytes_per_token` its KV
-    cache per token of context and slot, `state_bytes` its state of a text, of which nodes have copies, where it folds
-    all positions into one; in a run of both kinds it may be either. Where a draft model goes with a unit its figures
-    are in all of these, and `without_draft` is what they are without.
+    cache per token of context and slot, which of neighbours may be `kv_spread_bytes` more in all, `state_bytes` its
+    state of a text, of which nodes have copies, where it folds all positions into one; in a run of both kinds it may be
+    either. Where a draft model goes with a unit its figures are in all of these, and `without_draft` is what they are
+    without.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class UnitRun:
     disk_bytes: int | None = None
     loading_bytes: int = 0
     state_bytes: int = 0
+    kv_spread_bytes: int = 0
     without_draft: UnitRun | None = None
 
     @property

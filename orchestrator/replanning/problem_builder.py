@@ -61,9 +61,9 @@ def build_problem(
 ) -> Problem:
     """The planner's question. Nodes with a profile are planned with what they measured, others with what they reported.
 
-    Blocks that differ (another quantisation) count as their mean, and each node as having those neighbours that take
-    most, so that a plan always fits. ``memory_margin``: share of what each node may use that is left free.
-    ``draft``: a model that goes with the head, to guess with.
+    Blocks that differ (another quantisation, other keys and values) count as their mean, and each node as having those
+    neighbours that take most, so that a plan always fits. ``memory_margin``: share of what each node may use that is
+    left free. ``draft``: a model that goes with the head, to guess with.
 
     Raises:
         PlanningError: no nodes, or figures that contradict each other.
@@ -111,16 +111,21 @@ def build_problem(
 
 
 def _run(kind: UnitKind, units: Sequence[Unit], disk_bytes: Sequence[int], peaks: Sequence[PeakBytes]) -> UnitRun:
+    kept = [unit.kv_bytes_per_token for unit in units]
+    state_bytes = max(unit.state_bytes for unit in units)
+    if state_bytes:  # a unit has either, and counts as the larger of both
+        kept = [max(kept)] * len(kept)
     return UnitRun(
         kind=kind,
         start=units[0].index,
         count=len(units),
         weight_bytes=_mean([peak.serving for peak in peaks]),
         loading_bytes=_mean([peak.loading for peak in peaks]),
-        kv_bytes_per_token=max(unit.kv_bytes_per_token for unit in units),
+        kv_bytes_per_token=_mean(kept),
+        kv_spread_bytes=spread_bytes(kept),
         flops_per_token=float(max(unit.flops_per_token for unit in units)),
         disk_bytes=max(disk_bytes[unit.index] for unit in units),
-        state_bytes=max(unit.state_bytes for unit in units),
+        state_bytes=state_bytes,
     )
 
 

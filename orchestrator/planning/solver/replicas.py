@@ -193,6 +193,7 @@ def _as_run_form(problem: Problem) -> Problem:
         max(run.kv_bytes_per_token for run in inner),
         disk_bytes=max(run.stored_bytes for run in inner),
         state_bytes=max(run.state_bytes for run in inner),
+        kv_spread_bytes=sum(run.kv_spread_bytes for run in inner),
     )
     devices = tuple(
         replace(

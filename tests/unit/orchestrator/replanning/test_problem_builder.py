@@ -1,5 +1,6 @@
 """From manifest and fleet to the planner's question and the nodes' commands."""
 
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -23,7 +24,7 @@ from orchestrator.replanning.problem_builder import MIN_SPEED_FLOPS, build_probl
 from schemas.messages import StreamError
 from schemas.run_lengths import SPARE_POSITIONS
 from tests.support.orchestrating import World, plan_quickly
-from tests.support.scripted_nodes import MB, make_birth, make_manifest
+from tests.support.scripted_nodes import MB, int8_in, make_birth, make_manifest
 
 MANIFEST = make_manifest(tied=True)
 SETTINGS = {"context_tokens": 256, "slots": 2, "wire_dtype": "fp16", "chunk_tokens": 128}
@@ -70,6 +71,25 @@ def test_blocks_that_differ_count_as_their_mean_and_nodes_as_with_those_that_tak
     assert spread == spread_bytes([size.serving for size in sizes]) > 3 * MB
     alone = sizes[1].loading
     assert problem.unit_memory_bytes(problem.runs[1]) + spread >= alone, "the largest fits on a node by itself"
+
+
+def test_blocks_that_keep_more_of_a_text_count_as_their_mean_wherever_a_plan_is_cut() -> None:
+    """Keys and values of blocks 1 and 2 in halves, else in int8: no node is given more than it has room for."""
+    manifest = MANIFEST.with_rounded_kv(int8_in(0, 3))
+    kept = [unit.kv_bytes_per_token for unit in manifest.units]
+    assert kept == [0, 64, 128, 128, 64, 0]
+    problem = build_problem(manifest, [make_birth("a")], **SETTINGS)  # type: ignore[arg-type]
+    (device,), blocks = problem.devices, problem.runs[1]
+    assert blocks.kv_bytes_per_token == 96, "of all blocks together no more than they keep"
+    for smaller in (problem, problem.with_caches(64, 1)):
+        positions = smaller.context_tokens * smaller.slots
+        spare = smaller.fixed_bytes(device) - replace(
+            smaller, runs=(smaller.runs[0], replace(blocks, kv_spread_bytes=0), smaller.runs[2])
+        ).fixed_bytes(device)
+        for start, stop in itertools.combinations(range(1, 6), 2):
+            assert sum(kept[start:stop]) * positions <= (stop - start) * smaller.unit_cache_bytes(blocks) + spare
+    alike = problem_for(make_birth("a"))
+    assert alike.runs[1].kv_spread_bytes == 0
 
 
 def test_a_node_with_both_ends_is_planned_with_the_larger_of_two_peaks_that_come_one_after_the_other() -> None:
