@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from rings import CHUNK_TOKENS, LocalChain, ring_of_nodes
 from smollm2 import open_smollm2
 
 from orchestrator.model.kv_calibration import measure_kv, read_kv
-from orchestrator.model.kv_rounding import Halves
+from orchestrator.model.kv_rounding import IN_HALVES
 from orchestrator.model.model import Model
 from schemas.limits import MB
 from tests.support.live_move import move
@@ -31,7 +32,8 @@ BEHIND_TOKENS = (128, 1024)
 ROUNDS, DECODES = 9, 9
 NAMES = ("alfa", "bravo")
 MOVED_TOKENS = 300
-SHARES = {"fp16": 1 / 2, "int8": 1 / 4}
+ROUNDED = ("fp16", "int8")
+MOST_SHARE = 1 / 2
 """Of the bytes in float32."""
 WITHIN = 1.1
 MOST_PERPLEXITY_PERCENT = 0.5
@@ -43,7 +45,8 @@ def kinds_of(profile: str) -> Kinds:
     """SmolLM2 with each type of keys and values."""
     model = open_smollm2(profile)
     report = read_kv(model.folder) or measure_kv(model)
-    return {"fp32": model, "fp16": model.with_rounding(Halves()), "int8": model.with_rounding(report.scales)}
+    note(f"{profile}: {report.summary()}")
+    return {"fp32": model, "fp16": model.with_rounding(IN_HALVES), "int8": model.with_rounding(report.rounding)}
 
 
 def measure(quick: bool) -> list[Result]:
@@ -61,11 +64,12 @@ def _text(profile: str, kinds: Kinds, tokens: int) -> list[Result]:
     ids = text_ids(kinds["fp32"], tokens)
     plain = judge(LocalChain(kinds["fp32"]), ids)
     results = [Result(f"{profile} fp32: perplexity of {len(ids)} tokens", plain.perplexity, "perplexity")]
-    for kind in SHARES:
+    for kind in ROUNDED:
         other = judge(LocalChain(kinds[kind]), ids)
         change = 100 * (other.perplexity / plain.perplexity - 1)
+        error = 100 * (other.losses - plain.losses).std() / math.sqrt(len(plain.losses))
         same = other.agreement(plain.best)
-        note(f"{profile} {kind}: perplexity {change:+.3f} %, agreement {same:.4f}")
+        note(f"{profile} {kind}: perplexity {change:+.3f} % +- {error:.3f}, agreement {same:.4f}")
         target = {"at_most": MOST_PERPLEXITY_PERCENT} if profile == "exact" else {}
         results += [
             Result(f"{profile} {kind}: perplexity against fp32", change, "%", **target),
@@ -86,9 +90,10 @@ def _memory(kinds: Kinds, tokens: int) -> list[Result]:
         _fill(chain, ids, tokens)
         grown[kind] = _resident_bytes() - before
         del chain
+    told = {kind: model.manifest.kv_bytes_per_token for kind, model in kinds.items()}
     return [
         Result(f"fp32: resident memory of {tokens} positions", grown["fp32"] / MB, "MB"),
-        *_shares("resident memory", grown),
+        *_shares("resident memory", grown, told),
     ]
 
 
@@ -97,11 +102,13 @@ def _fill(chain: LocalChain, ids: Sequence[int], tokens: int) -> None:
         chain.last_logits(ids, position)
 
 
-def _shares(what: str, found: dict[str, float]) -> list[Result]:
-    return [
-        Result(f"{kind}: {what} over fp32", found[kind] / found["fp32"], "times", at_most=share * WITHIN)
-        for kind, share in SHARES.items()
-    ]
+def _shares(what: str, found: dict[str, float], told: dict[str, int]) -> list[Result]:
+    """What was found over float32's: at most a half, and what the manifests say."""
+    results = []
+    for kind in ROUNDED:
+        most = min(MOST_SHARE, told[kind] / told["fp32"]) * WITHIN
+        results.append(Result(f"{kind}: {what} over fp32", found[kind] / found["fp32"], "times", at_most=most))
+    return results
 
 
 def _resident_bytes() -> int:
@@ -111,9 +118,11 @@ def _resident_bytes() -> int:
 
 def _moves(kinds: Kinds, tokens: int) -> list[Result]:
     """KV rows that a node sends when half of its layers go to another in mid-answer, by position."""
-    sent = {}
+    sent, told = {}, {}
     for kind, model in kinds.items():
         units = model.manifest.num_units
+        moved = model.manifest.units[units // 2 : units - 2]
+        told[kind] = sum(unit.kv_bytes_per_token for unit in moved)
         plan = {"context_tokens": 512, "slots": 1, "chunk_tokens": CHUNK_TOKENS}
         with ring_of_nodes(model, NAMES) as (ring, homes):
             ring.deploy(homes, (0, units - 2, units), **plan)
@@ -123,7 +132,8 @@ def _moves(kinds: Kinds, tokens: int) -> list[Result]:
             positions = ring.held[0].requests[0].valid_tokens
             ring.finish(answer)
             sent[kind] = sum(copied.sent_bytes for copied in ring.copied if copied.final) / positions
-    return [Result("fp32: bytes of a live move per position", sent["fp32"], "bytes"), *_shares("bytes of a move", sent)]
+    per_position = Result("fp32: bytes of a live move per position", sent["fp32"], "bytes")
+    return [per_position, *_shares("bytes of a move", sent, told)]
 
 
 def _speed(kinds: Kinds, rounds: int, behind: Sequence[int]) -> list[Result]:
@@ -132,7 +142,7 @@ def _speed(kinds: Kinds, rounds: int, behind: Sequence[int]) -> list[Result]:
     results = []
     for chain, position in itertools.product(chains.values(), range(0, max(behind), CHUNK_TOKENS)):
         chain.last_logits(ids[position : position + CHUNK_TOKENS], position)
-    for kind, tokens in itertools.product(SHARES, behind):
+    for kind, tokens in itertools.product(ROUNDED, behind):
         for name, given in (("a token", ids[:1]), (f"{CHUNK_TOKENS} tokens of a prompt", ids[:CHUNK_TOKENS])):
             times = alternate(
                 functools.partial(_seconds, chains["fp32"], given, tokens),
