@@ -208,6 +208,7 @@ def measure(quick: bool, part: str) -> list[Result]:
         results.append(_same_texts(quick))
     if part in ("all", "draft"):
         results += _draft_gains(quick, tokens, min(pairs, 3))
+    if part in ("all", "draft-texts"):
         results += _same_texts_with_draft(quick)
     if part in ("all", "prefix"):
         results += _second_turn(model, pairs, 70 if quick else 400)
@@ -215,7 +216,9 @@ def measure(quick: bool, part: str) -> list[Result]:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--part", choices=("all", "kinds", "mix", "texts", "draft", "prefix"), default="all")
+    parser.add_argument(
+        "--part", choices=("all", "kinds", "mix", "texts", "draft", "draft-texts", "prefix"), default="all"
+    )
 
 
 if __name__ == "__main__":
