@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,19 @@ NAMES = ("alfa", "bravo", "charlie")
 PLAN = {"context_tokens": 256, "chunk_tokens": 8}
 SHARPER = 32
 """Times as long queries and keys."""
+
+
+@pytest.fixture(scope="module")
+def tiny_store(tiny_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    """A copy: tests of other processes have the same store, and these write into a model's folder."""
+    store = ModelStore(tmp_path_factory.mktemp("rounded") / "home")
+    shutil.copytree(tiny_store.home, store.home, ignore=shutil.ignore_patterns("in-use"))
+    return store
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tiny_store: ModelStore) -> Model:
+    return tiny_store.open("tiny")
 
 
 @pytest.fixture(scope="module")

@@ -103,7 +103,7 @@ def test_plan_shows_stages_and_prediction(fake: FakeOrchestrator, capsys: pytest
     assert cli.run(["plan"]) == 0
     heading, _, stage, summary = capsys.readouterr().out.splitlines()
     settings = "512 tokens of context, 2 requests at once in 2 batches, fp16 on the wire, keys and values in int8"
-    assert heading == f"tiny in epoch 3-1: {settings}, tinier guesses"
+    assert heading == f"tiny in epoch 3-1: {settings} (in 1 of 10 blocks in fp16), tinier guesses"
     assert "kitchen-phone  embed, blocks 0-10" in stage
     assert stage.split()[-8:] == ["200", "MB", "1,500", "MB", "190", "MB", "42", "MB"]
     assert "129.0 tokens/s" in summary
