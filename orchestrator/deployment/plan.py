@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from orchestrator.deployment.message_fit import RAISE_IT, context_that_fits
@@ -185,11 +185,25 @@ class Solving:
     """What the planner was asked."""
     last_resort: bool = False
     """Are nodes among them that had better have no layers?"""
+    before: Problem | None = None
+    """What it was asked at first, where there was no plan for that."""
 
     def draft_of(self, solution: Solution) -> str | None:
         """The name of the draft model in a plan that answers the question."""
         asked, draft = self.problem.of_ring(len(solution.stages)), self.model.draft
         return draft.name if draft and asked.without_draft else None
+
+    def asking(self, job: int, problem: Problem) -> Solving:
+        """The same with another question, as there was no plan for what was asked."""
+        before = self.before or self.problem
+        return replace(self, job=job, problem=problem, context_tokens=problem.context_tokens, before=before)
+
+    def asked_for_more(self, solution: Solution) -> Problem | None:
+        """What was asked at first, without the draft model, where something was given up for one that the answer has no
+        use for; else None."""
+        if self.before is None or not self.problem.without_draft or self.draft_of(solution):
+            return None
+        return self.before.without_draft
 
 
 @dataclass(frozen=True)

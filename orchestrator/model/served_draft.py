@@ -45,9 +45,9 @@ def why_no_draft(draft: Model, model: Manifest, tokenizer: ModelTokenizer) -> st
         BrokenModel: its tokenizer can't be read.
     """
     if draft.manifest.name == model.name:
-        return f"it is that model itself: {TAKE_ANOTHER}"
+        return f"it is that model itself; {TAKE_ANOTHER}"
     if draft.manifest.folds_positions:
-        return f"it folds positions into a state, and can't go back behind a wrong guess: {TAKE_ANOTHER}"
+        return f"it folds positions into a state, and can't go back behind a wrong guess; {TAKE_ANOTHER}"
     if not draft.tokenizer().has_tokens_of(tokenizer):
-        return f"its tokenizer is another one, so that its guesses are other tokens: {TAKE_ANOTHER}"
+        return f"its tokenizer is another one, so that its guesses are other tokens; {TAKE_ANOTHER}"
     return ""

@@ -196,6 +196,8 @@ class Replanner:
                 note = Note(text, warning=True, kind="last_resort", pipeline=self._settings.pipeline)
                 return [note, *self._solve(now_s, last_resort=True)]
             return self._no_plan("no_memory", shortage_text(outcome))
+        if (more := solving.asked_for_more(outcome)) is not None:
+            return self._solve_smaller(solving, more, "")
         chosen = [birth for birth in solving.births if birth.node in outcome.nodes]
         if not all(self._fleet.is_usable(birth.node, birth.incarnation) for birth in chosen):
             self._schedule.ask(now_s, forced=solving.forced)
@@ -216,8 +218,8 @@ class Replanner:
         return [Note(text, kind="moving", pipeline=plan.pipeline), *begun]
 
     def _begin(self, plan: DeployedPlan, solving: Solving) -> list[Effect]:
-        batches = batches_in_flight(solving.problem, plan.solution.stages)
-        return self._switchover.begin(solving.job, replace(plan, batches=batches), forced=solving.forced)
+        plan = replace(plan, batches=batches_in_flight(solving.problem, plan.solution.stages))
+        return [*self._report.begins_with(plan), *self._switchover.begin(solving.job, plan, forced=solving.forced)]
 
     def _decide(self, plan: DeployedPlan, solving: Solving, now_s: float) -> AcceptanceDecision:
         assert self._active
@@ -357,9 +359,8 @@ class Replanner:
 
     def _solve_smaller(self, solving: Solving, problem: Problem, why: str) -> list[Effect]:
         """Plan with KV caches that fit, as nobody has said how large they are to be, or without a draft model."""
-        told = self._report.asks_for_less(solving, problem, why)
         job = self._jobs.begin(self._settings.pipeline)
-        self._solving = replace(solving, job=job, problem=problem, context_tokens=problem.context_tokens)
+        told, self._solving = self._report.asks_for_less(solving, problem, why), solving.asking(job, problem)
         return [*told, SolvePlan(job, problem)]
 
     def preview(self, constraints: PlanConstraints) -> Problem:

@@ -68,17 +68,32 @@ class PlanningReport:
         told: list[Effect] = []
         asked, draft = solving.problem, solving.model.draft
         if draft and asked.draft_bytes and not problem.draft_bytes:
-            told += self._serves_without(draft.name, asked.draft_bytes)
-        if (asked.context_tokens, asked.slots) != (problem.context_tokens, problem.slots):
+            told += self._serves_without(draft.name, solving.before or asked)
+        if problem.slots < asked.slots or problem.context_tokens < asked.context_tokens:
             told += self._has_smaller_caches(asked, problem, why)
         return told
 
-    def _serves_without(self, draft: str, draft_bytes: int) -> list[Effect]:
-        told, self._left_out_draft = self._left_out_draft == draft, draft
-        text = (
-            f"serving without the draft model {draft}: it needs {megabytes(draft_bytes)} beside the head, and there is"
-            " no plan with that; take a smaller one, or give nodes more memory"
+    def _serves_without(self, draft: str, asked: Problem) -> list[Effect]:
+        needed = megabytes(asked.draft_bytes)
+        texts = f"{asked.slots} requests of {asked.context_tokens} tokens"
+        is_chosen = asked.least_slots is None or asked.least_context_tokens is None
+        fewer = ", serve fewer or shorter requests" if is_chosen else ""
+        return self._leaves_out(
+            draft,
+            f"serving without the draft model {draft}: it needs {needed} beside the head for {texts}, and there is no"
+            f" plan with that; take a smaller one{fewer}, or give nodes more memory",
         )
+
+    def begins_with(self, plan: DeployedPlan) -> list[Effect]:
+        """Tell, once, that a plan has no use for the draft model that was asked for."""
+        draft = plan.model.draft
+        if draft is None or plan.draft or len(plan.nodes) > 1:
+            return []
+        where = f"{plan.nodes[0]} has the whole model, where guesses save nothing"
+        return self._leaves_out(draft.name, f"{where}: the draft model {draft.name} is not used")
+
+    def _leaves_out(self, draft: str, text: str) -> list[Effect]:
+        told, self._left_out_draft = self._left_out_draft == draft, draft
         return [] if told else [Note(text, warning=True, kind="no_draft", pipeline=self._pipeline)]
 
     def _has_smaller_caches(self, asked: Problem, problem: Problem, why: str) -> list[Effect]:

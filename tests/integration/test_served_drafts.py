@@ -147,8 +147,8 @@ def test_a_service_with_and_without(mosquitto: SecuredBroker, store: ModelStore,
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda _store: "tiny", "it is that model itself: serve with another --draft"),
-        (with_other_tokens, "its tokenizer is another one, so that its guesses are other tokens: serve with another"),
+        (lambda _store: "tiny", "it is that model itself; serve with another --draft"),
+        (with_other_tokens, "its tokenizer is another one, so that its guesses are other tokens; serve with another"),
         (with_states, "it folds positions into a state"),
         (without_tokenizer, "cannot be read"),
         (lambda _store: "nowhere", "nowhere"),

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from orchestrator.commands.plan import describe
+from orchestrator.deployment.plan import Solving
 from orchestrator.deployment.rollout import why_too_long
 from orchestrator.effects import BuildSegments, Note, OpenModel
-from orchestrator.model.served_draft import draft_context
+from orchestrator.model.served import ServedModel
+from orchestrator.model.served_draft import ServedDraft, draft_context
 from orchestrator.pipelines.pipeline_status import plan_in_force, status_of
 from orchestrator.planning.cost import check, predict
 from orchestrator.planning.problem import Problem, Stage
@@ -28,7 +30,7 @@ from orchestrator.replanning.problem_builder import build_problem
 from orchestrator.text.figures import megabytes
 from schemas.messages import PrepareSegment
 from schemas.run_lengths import SPARE_POSITIONS
-from tests.support.orchestrating import World, plan_quickly
+from tests.support.orchestrating import Letters, World, plan_quickly
 from tests.support.scripted_nodes import MB, make_birth, make_manifest
 
 CACHES = {"context_tokens": 256, "slots": 2}
@@ -141,6 +143,26 @@ def test_caches_are_made_smaller_before_it_is_left_out() -> None:
     assert answer.fits.without_draft
 
 
+def test_slots_are_not_given_up_for_one_that_is_not_used() -> None:
+    """With it there are plans for fewer requests only, and the best of these is a node that has the whole model."""
+    before = replace(problem_for(300, 200, 200, context_tokens=2048, slots=4), least_slots=1)
+    answer = plan_quickly(before)
+    assert isinstance(answer, Infeasible)
+    assert answer.fits
+    assert answer.fits.slots < 4
+    found = plan_quickly(answer.fits)
+    assert isinstance(found, Solution)
+    assert len(found.stages) == 1
+    model = ServedModel(MODEL, Letters(), draft=ServedDraft(DRAFT))
+    first = Solving(1, model, (), 2048, False, before)
+    assert first.asked_for_more(found) is None
+    second = first.asking(2, answer.fits)
+    more = second.asked_for_more(found)
+    assert more == before.without_draft
+    assert more
+    assert second.asking(3, more).asked_for_more(found) is None, "asked once"
+
+
 # --- in an orchestrator ---------------------------------------------------------------------------------------------
 
 
@@ -236,7 +258,7 @@ def test_a_fleet_without_room_for_it_serves_without_and_says_so_once() -> None:
     assert not any(world.commands(node, PrepareSegment)[-1].draft for node in world.plan_nodes())
     (told,) = notes(world, "no_draft")
     assert told.startswith("serving without the draft model draft: it needs ")
-    assert f"it needs {megabytes(problem_for(1).draft_bytes)} beside the head" in told
+    assert f"it needs {megabytes(problem_for(1).draft_bytes)} beside the head for 2 requests of 256 tokens" in told
     world.control("replan")
     world.wait(3.0)
     assert len(notes(world, "no_draft")) == 1
@@ -260,7 +282,11 @@ def test_one_node_with_all_of_the_model_has_none() -> None:
     assert (len(world.plan.ring), world.plan.draft) == (1, None)
     (command,) = world.commands("a", PrepareSegment)
     assert command.draft is None
-    assert not notes(world, "no_draft")
+    text = "a has the whole model, where guesses save nothing: the draft model draft is not used"
+    assert notes(world, "no_draft") == [text]
+    world.control("replan")
+    world.wait(3.0)
+    assert notes(world, "no_draft") == [text], "once"
 
 
 def test_a_plan_without_it_is_followed_by_one_that_has_it() -> None:
