@@ -107,7 +107,7 @@ def fleet(tiny_store: ModelStore, tmp_path_factory: pytest.TempPathFactory) -> I
             write_broker_files(fleet, register)
         assert tell_broker(fleet)
         nodes = tmp_path_factory.mktemp("nodes")
-        options = ("--emulate-speed", "0.05")
+        options = ("--emulate-speed", "0.02")
         stack.enter_context(moving(tiny_store, broker, nodes, NODES, *options, home_assistant=DISCOVERY))
         with ExitStack() as members:
             yield Fleet(broker.url, members, {})
