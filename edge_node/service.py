@@ -201,10 +201,11 @@ class NodeService:
             self._event(event)
         while not self._stopping:
             patience_s = self._due_s - time.monotonic()
-            events = self._bus.poll(0.0 if self._own or self._core.drafts.waiting else max(0.0, patience_s))
+            may_draft = not self._own and self._core.drafts.waiting
+            events = self._bus.poll(0.0 if self._own or may_draft else max(0.0, patience_s))
             events = [*self._own, *events]
             self._own.clear()
-            if not events and patience_s > 0.0 and not self._called and self._core.drafts.waiting:
+            if may_draft and not events and patience_s > 0.0 and not self._called:
                 self._do(self._core.drafts.turn(self._runner.run_draft, time.monotonic()))
                 continue
             # After a step of an answer there is nothing else to do before something is due, or another thread calls.

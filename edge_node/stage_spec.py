@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schemas.codec import WIRE_DTYPES, Dtype
 from schemas.messages import Basis, BlobRef, DraftModel, Epoch, KvLayer, PrepareSegment, StageRef
@@ -104,6 +104,22 @@ class StageSpec:
         """The stage that a command asks for; the command's ``stage`` has to be one of its ring."""
         ring, stage = command.ring, command.stage
         is_first, is_last = stage == 0, stage == len(ring) - 1
+        segment = SegmentSpec(
+            graph=command.graph,
+            blobs=command.blobs,
+            answer=command.answer,
+            kv_layers=command.kv_layers,
+            width_in=command.width_in,
+            width_out=command.width_out,
+            vocab_size=command.vocab_size,
+            context_tokens=command.context_tokens,
+            slots=command.slots,
+            chunk_tokens=command.chunk_tokens,
+            same_bits=command.same_bits,
+            wire=WIRE_DTYPES[command.wire_dtype],
+            is_first=is_first,
+            is_last=is_last,
+        )
         return cls(
             key=(command.pipeline, command.epoch, stage),
             pipeline=command.pipeline,
@@ -115,45 +131,28 @@ class StageSpec:
             nodes=frozenset(ref.node for ref in ring),
             is_first=is_first,
             is_last=is_last,
-            segment=SegmentSpec(
-                graph=command.graph,
-                blobs=command.blobs,
-                answer=command.answer,
-                kv_layers=command.kv_layers,
-                width_in=command.width_in,
-                width_out=command.width_out,
-                vocab_size=command.vocab_size,
-                context_tokens=command.context_tokens,
-                slots=command.slots,
-                chunk_tokens=command.chunk_tokens,
-                same_bits=command.same_bits,
-                wire=WIRE_DTYPES[command.wire_dtype],
-                is_first=is_first,
-                is_last=is_last,
-            ),
+            segment=segment,
             blob_urls=command.blob_urls,
             batches=command.batches,
             basis=command.basis,
             max_message_bytes=command.max_message_bytes,
             planned_bytes=command.planned_bytes,
-            draft=_draft_spec(command.draft, command) if command.draft and is_last else None,
+            draft=_draft_spec(command.draft, segment) if command.draft and is_last else None,
         )
 
 
-def _draft_spec(draft: DraftModel, command: PrepareSegment) -> SegmentSpec:
-    """All of a small model as one segment, with a slot for each request of the stage."""
-    return SegmentSpec(
+def _draft_spec(draft: DraftModel, segment: SegmentSpec) -> SegmentSpec:
+    """All of a small model as one segment beside that of its stage, with a slot for each of its requests."""
+    return replace(
+        segment,
         graph=draft.graph,
         blobs=draft.blobs,
+        answer=None,
         kv_layers=draft.kv_layers,
         width_in=0,
         width_out=0,
         vocab_size=draft.vocab_size,
-        context_tokens=min(draft.context_tokens, command.context_tokens),
-        slots=command.slots,
-        chunk_tokens=command.chunk_tokens,
+        context_tokens=min(draft.context_tokens, segment.context_tokens),
         same_bits=draft.same_bits,
-        wire=WIRE_DTYPES[command.wire_dtype],
         is_first=True,
-        is_last=True,
     )

@@ -14,8 +14,6 @@ from edge_node.requests.draft_record import DraftRecord
 from edge_node.requests.guess_limits import GuessLimits
 from edge_node.requests.round_times import RoundTimes, Worth
 
-_ANY_CREDIT = math.inf
-
 
 class DraftGuesses:
     """Of one request."""
@@ -78,7 +76,7 @@ class DraftGuesses:
             window=self._window,
             windows=min(limits.windows, self._windows),
             most=limits.most,
-            credit=_ANY_CREDIT,
+            credit=math.inf,
             each_s=record.token_s,
         )
         if not record.judged(chosen, pays=worth.guesses > 0):

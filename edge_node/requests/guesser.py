@@ -15,11 +15,12 @@ from edge_node.requests.guess_limits import GuessLimits
 from edge_node.requests.guess_marks import GuessMarks
 from edge_node.requests.prompt_lookup import PromptLookup
 from edge_node.requests.round_times import RoundTimes
+from schemas.common_prefix import common_prefix
 
 FIRST_CREDIT = 0.15
 """What guesses may cost before one was right, in rounds without guesses: a short answer takes no longer by more."""
 _CREDIT_PER_ROUND = 0.01
-MOST_CREDIT = 8.0
+_MOST_CREDIT = 8.0
 
 
 class Guesser:
@@ -114,8 +115,9 @@ class Guesser:
         """
         following = first + len(tokens)
         self._time(first + count - 1, count - 1, now_s)
-        rest = self._rest(first, tokens)
-        self._credit = min(MOST_CREDIT, self._credit + self._right(first, tokens) + _CREDIT_PER_ROUND)
+        right = self._right(first, tokens)
+        rest = self._chain[following - self._begin :] if right == len(tokens) else []
+        self._credit = min(_MOST_CREDIT, self._credit + right + _CREDIT_PER_ROUND)
         if self._draft:
             self._draft.compare(first, tokens)
         if not rest:
@@ -139,9 +141,7 @@ class Guesser:
     def _right(self, first: int, tokens: Sequence[int]) -> int:
         """How many of the tokens were guessed."""
         index = first - self._begin
-        known = self._chain[index : index + len(tokens)] if index >= 0 else []
-        pairs = zip(known, tokens, strict=False)
-        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        return common_prefix(list(tokens), self._chain[index : index + len(tokens)]) if index >= 0 else 0
 
     def _pay(self, cost_each: float) -> None:
         """Pay for the guesses of the chain that were not paid for yet."""
@@ -199,13 +199,6 @@ class Guesser:
         self._pay(draft.cost_each)
         self._asked.append((self._begin + len(self._chain), now_s))
         return list(self._chain)
-
-    def _rest(self, first: int, tokens: Sequence[int]) -> list[int]:
-        """What is left of the chain behind the tokens; nothing if they are others."""
-        index = first - self._begin
-        if index < 0 or self._chain[index : index + len(tokens)] != list(tokens):
-            return []
-        return self._chain[index + len(tokens) :]
 
     def _time(self, end: int, guesses: int, now_s: float) -> None:
         """Learn from when tokens came of a window with ``guesses`` that ended at position ``end``."""

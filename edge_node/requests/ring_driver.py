@@ -211,8 +211,8 @@ class RingDriver:
         use."""
         if self.finished or attempt > self.attempt or position != len(self.ids) or self._issued < position:
             return False
-        known = list(self._guesses)
-        if len(guess) <= len(known) or list(guess[: len(known)]) != known:
+        known = self._guesses
+        if len(guess) <= len(known) or guess[: len(known)] != known:
             return False
         self._guesses = guess
         self._issue(position - 1)

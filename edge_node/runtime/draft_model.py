@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from edge_node.errors import NotFinite, SegmentUnusable
 from edge_node.runtime.sampling import choose_token
 from edge_node.runtime.segment import Segment
 from edge_node.work import Drafted, DraftWork
+from schemas.common_prefix import common_prefix
 
 
 class DraftModel:
@@ -27,7 +28,7 @@ class DraftModel:
         """
         segment, ids = self.segment, work.ids
         there = self._texts.setdefault(work.slot, [])
-        begin = min(_common(there, ids), len(ids) - 1)
+        begin = min(common_prefix(there, ids), len(ids) - 1)
         count = min(len(ids) - begin, segment.spec.chunk_tokens)
         segment.ids_input(count)[:] = ids[begin : begin + count]
         try:
@@ -47,10 +48,3 @@ class DraftModel:
         for slot in slots:
             self._texts.pop(slot, None)
         self.segment.kv.forget(slots)
-
-
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts have in common at their beginning."""
-    if one == other[: len(one)]:
-        return len(one)
-    return next((at for at, (left, right) in enumerate(zip(one, other, strict=False)) if left != right), len(other))

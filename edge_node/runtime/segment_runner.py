@@ -6,7 +6,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from broker import heap
@@ -26,7 +27,7 @@ from edge_node.stage.decode_fast_path import DecodeFastPath
 from edge_node.stage_spec import SegmentSpec, StageKey, StageSpec
 from edge_node.storage.blob_store import BlobStore
 from edge_node.work import Computed, Drafted, DraftWork, Work
-from schemas.messages import LoadFailureCode
+from schemas.messages import BlobRef, LoadFailureCode
 
 _log = logging.getLogger(__name__)
 _PROGRESS_INTERVAL_S = 0.5
@@ -128,8 +129,8 @@ class SegmentRunner:
                 self._drafts[key] = draft
             self._post(Loaded(key, 0, 0.0, old.kv.value_bytes))
             return
-        same = old if same_segment else None
-        threading.Thread(target=self._load, args=(spec, old, same), name=f"load-{spec.epoch}", daemon=True).start()
+        arguments = (spec, old, same_segment)
+        threading.Thread(target=self._load, args=arguments, name=f"load-{spec.epoch}", daemon=True).start()
 
     def _draft_like(self, spec: StageSpec) -> DraftModel | None:
         """The draft model that a stage wants, if another stage has it."""
@@ -138,7 +139,7 @@ class SegmentRunner:
     def emulate(self, speed: float) -> None:
         """Behave like a device of another relative speed from the next run on."""
         self._emulated_speed = speed
-        for segment in (*self._segments.values(), *(draft.segment for draft in self._drafts.values())):
+        for segment in [*self._segments.values(), *(draft.segment for draft in list(self._drafts.values()))]:
             segment.emulate(speed)
 
     @property
@@ -150,12 +151,12 @@ class SegmentRunner:
         self.events.put(event)
         self._on_load_event()
 
-    def _load(self, spec: StageSpec, old: Segment | None, same: Segment | None) -> None:
+    def _load(self, spec: StageSpec, old: Segment | None, same_segment: bool) -> None:
         started_s = time.monotonic()
         try:
             with self._loading:
                 self.unloaded.free()
-                segment, downloaded_bytes = self._open(spec, old, same)
+                segment, downloaded_bytes = self._open(spec, old, same_segment)
                 draft, failure = self._open_draft(spec)
         except LoadCancelled:
             _log.info("loading the segment of epoch %s was cancelled", spec.epoch)
@@ -170,7 +171,7 @@ class SegmentRunner:
             took_s = time.monotonic() - started_s
             self._post(Loaded(spec.key, downloaded_bytes, took_s, segment.kv.value_bytes, failure))
 
-    def _open(self, spec: StageSpec, old: Segment | None, same: Segment | None) -> tuple[Segment, int]:
+    def _open(self, spec: StageSpec, old: Segment | None, same_segment: bool) -> tuple[Segment, int]:
         """Download and open; returns the segment and the number of bytes fetched, the draft model's too."""
         last_report_s = 0.0
 
@@ -183,28 +184,32 @@ class SegmentRunner:
                 self._post(LoadProgress(spec.key, done_bytes, total_bytes))
 
         downloaded_bytes = self._store.fetch(spec.files, spec.blob_urls, on_progress=report)
+        if old and same_segment:
+            return old, downloaded_bytes
+        with self._fenced(spec, spec.segment.files) as planned_bytes:
+            return self._opened(spec.segment, old, planned_bytes), downloaded_bytes
+
+    @contextmanager
+    def _fenced(self, spec: StageSpec, files: Sequence[BlobRef]) -> Iterator[int | None]:
+        """Have what is opened take no more than was planned for the stage's node, which is given, and leave nothing
+        behind that it took on the way. ``files``: that may be mapped meanwhile."""
         planned_bytes = spec.planned_bytes or self._memory_bytes
-        with memory_fence.around(planned_bytes, sum(blob.size_bytes for blob in spec.segment.files)):
-            segment = same or self._opened(spec.segment, old, planned_bytes)
-        heap.trim()  # of what opening it took on the way
+        with memory_fence.around(planned_bytes, sum(blob.size_bytes for blob in files)):
+            yield planned_bytes
+        heap.trim()
         process_heap.let_go_of_file_pages(self._store.directory)
-        return segment, downloaded_bytes
 
     def _open_draft(self, spec: StageSpec) -> tuple[DraftModel | None, str]:
         """Open a stage's draft model; returns it or, if it can't be used, why. No stage has to do without it."""
         draft = self._draft_like(spec)
         if draft or not spec.draft:
             return draft, ""
-        planned_bytes = spec.planned_bytes or self._memory_bytes
         try:
-            with memory_fence.around(planned_bytes, sum(blob.size_bytes for blob in spec.files)):
-                draft = DraftModel(self._opened_by(CPU, spec.draft, None, planned_bytes))
+            with self._fenced(spec, spec.files) as planned_bytes:
+                return DraftModel(self._opened_by(CPU, spec.draft, None, planned_bytes)), ""
         except NodeError as error:
             _log.warning("the draft model of epoch %s can't be used: %s", spec.epoch, error)
             return None, reason_of(error)
-        heap.trim()
-        process_heap.let_go_of_file_pages(self._store.directory)
-        return draft, ""
 
     def _opened(self, spec: SegmentSpec, old: Segment | None, planned_bytes: int | None) -> Segment:
         """Open a segment and have it run, by the CPU if another provider was no good after all."""

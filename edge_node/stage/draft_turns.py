@@ -6,9 +6,10 @@ A draft model runs when there is nothing else to do: one run of it at a time, be
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from edge_node.effects import Effect, SendFrame
+from edge_node.requests.guesser import Guesser
 from edge_node.requests.request import StageRequest
 from edge_node.stage.stage import Stage
 from edge_node.stage_spec import StageKey
@@ -24,22 +25,20 @@ class DraftTurns:
     def __init__(self, stages: Mapping[StageKey, Stage]) -> None:
         self._stages = stages
 
-    def _awaiting(self) -> list[tuple[int, Stage, int, StageRequest]]:
-        """(guesses that there are, stage, number, state) of the requests that await a guess."""
-        return [
-            (state.guesser.guessed, stage, number, state)
-            for stage in self._stages.values()
-            if stage.drafts and stage.loaded
-            for number, state in stage.requests.items()
-            if state.guesser is not None
-            and state.guesser.awaits_draft
-            and not (state.held or state.moved or state.finish)
-        ]
+    def _awaiting(self) -> Iterator[tuple[Stage, int, StageRequest, Guesser]]:
+        """The requests that await a guess, by their numbers."""
+        for stage in self._stages.values():
+            if not (stage.drafts and stage.loaded):
+                continue
+            for number, state in stage.requests.items():
+                guesser = state.guesser
+                if guesser and guesser.awaits_draft and not (state.held or state.moved or state.finish):
+                    yield stage, number, state, guesser
 
     @property
     def waiting(self) -> bool:
         """Is there a run to hand out?"""
-        return any(stage.drafts for stage in self._stages.values()) and bool(self._awaiting())
+        return next(self._awaiting(), None) is not None
 
     def turn(self, run: Callable[[DraftWork], Drafted], now_s: float) -> list[Effect]:
         """Have the request with the fewest guesses get on, and send its guesses if there are enough.
@@ -48,12 +47,10 @@ class DraftTurns:
             run: does one run of a draft model.
             now_s: now, before it.
         """
-        awaiting = self._awaiting()
-        if not awaiting:
+        least = min(self._awaiting(), key=lambda one: one[-1].guessed, default=None)
+        if least is None:
             return []
-        _, stage, number, state = min(awaiting, key=lambda one: one[0])
-        guesser = state.guesser
-        assert guesser
+        stage, number, state, guesser = least
         text = guesser.text()
         result = run(DraftWork(stage.spec.key, state.slot, text, state.draw_behind(text)))
         if result.failure:

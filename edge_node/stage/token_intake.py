@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -32,14 +31,14 @@ class TokenIntake:
         driver = state.driver
         if driver is None:
             return False
+        ids, guess = token_ids(frame)
         if frame.kind is Kind.GUESS:
-            guess = struct.unpack(f"<{frame.count}i", frame.payload)
+            guess = ids
             if not (state.may_guess(len(guess)) and self._fits(frame.position, guess)):
                 return False
             if not driver.guessed(frame.attempt, frame.position, guess):
                 return False
         else:
-            ids, guess = token_ids(frame)
             guess = guess if state.may_guess(len(guess)) else ()
             if not self._fits(frame.position, (*ids, *guess)):
                 return False

@@ -81,7 +81,7 @@ def joined_frames(parts: Sequence[bytes], max_message_bytes: int) -> list[bytes]
 
 
 def token_ids(frame: Frame) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens of a TOKENS frame, and the guess of what follows."""
+    """The tokens of a TOKENS frame, and the guess of what follows; of a GUESS frame all are the first."""
     ids = struct.unpack(f"<{frame.count + frame.width}i", frame.payload)
     return ids[: frame.count], ids[frame.count :]
 

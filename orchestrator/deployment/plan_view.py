@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from orchestrator.deployment.plan import DeployedPlan
+from orchestrator.planning.unit_run import cache_bytes
 from schemas.messages import KvDtype, PlanOnItsWay, PlanView, SegmentReady, StageView, UnitsOnNode
-from schemas.segment_tensors import STATE_COPIES
 from schemas.units_text import describe_units
 
 KV_DTYPES: Final[dict[str, KvDtype]] = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
@@ -75,8 +75,7 @@ def plan_view(plan: DeployedPlan, ready: dict[int, SegmentReady]) -> PlanView:
 def _cache_bytes(plan: DeployedPlan, start: int, stop: int) -> int:
     """What the units [start, stop) keep of all texts; the planner counts each block as the mean of all."""
     units = plan.model.manifest.units[start:stop]
-    kept = (max(unit.kv_bytes_per_token * plan.context_tokens, unit.state_bytes * STATE_COPIES) for unit in units)
-    return plan.slots * sum(kept)
+    return sum(cache_bytes(unit, plan.context_tokens, plan.slots) for unit in units)
 
 
 def successor_view(plan: DeployedPlan, state: str) -> PlanOnItsWay:

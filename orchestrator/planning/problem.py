@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from orchestrator.planning.errors import PlanningError
-from orchestrator.planning.unit_run import UnitRun, check_runs
+from orchestrator.planning.unit_run import UnitRun, cache_bytes, check_runs
 from schemas.limits import MAX_PAYLOAD_BYTES
-from schemas.segment_tensors import STATE_COPIES
 
 
 class Objective(enum.Enum):
@@ -273,7 +272,7 @@ class Problem:
 
     def unit_cache_bytes(self, run: UnitRun) -> int:
         """What one unit keeps of all texts: KV caches, or folded states."""
-        return max(run.kv_bytes_per_token * self.context_tokens, run.state_bytes * STATE_COPIES) * self.slots
+        return cache_bytes(run, self.context_tokens, self.slots)
 
     @property
     def chain_bytes(self) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from orchestrator.planning.errors import PlanningError
+from schemas.segment_tensors import STATE_COPIES
 from schemas.units import KINDS
 
 
@@ -40,6 +42,21 @@ class UnitRun:
     @property
     def stored_bytes(self) -> int:
         return self.weight_bytes if self.disk_bytes is None else self.disk_bytes
+
+
+class Keeps(Protocol):
+    """A unit, by what it keeps of texts."""
+
+    @property
+    def kv_bytes_per_token(self) -> int: ...
+
+    @property
+    def state_bytes(self) -> int: ...
+
+
+def cache_bytes(unit: Keeps, context_tokens: int, slots: int) -> int:
+    """What one unit keeps of so many texts of so many positions: KV caches, or copies of folded states."""
+    return slots * max(unit.kv_bytes_per_token * context_tokens, unit.state_bytes * STATE_COPIES)
 
 
 def check_runs(runs: Sequence[UnitRun]) -> None:

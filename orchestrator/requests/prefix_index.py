@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from schemas.common_prefix import common_prefix
 from schemas.messages import Epoch
 
 SHORTEST_PREFIX_TOKENS = 8
@@ -37,20 +38,13 @@ class PrefixIndex:
         """The request that shares the longest beginning with a prompt, and that beginning's length in tokens."""
         if epoch != self._epoch:
             return None
-        request = max(self._ids, key=lambda known: _shared(self._ids[known], prompt_ids), default=None)
+        prompt = tuple(prompt_ids)
+        lengths = {known: common_prefix(ids, prompt) for known, ids in self._ids.items()}
+        request = max(lengths, key=lengths.__getitem__, default=None)
         if request is None:
             return None
-        length = _shared(self._ids[request], prompt_ids)
+        length = lengths[request]
         if length < SHORTEST_PREFIX_TOKENS:
             return None
         self._ids.move_to_end(request)
         return request, length
-
-
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    length = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        length += 1
-    return length
