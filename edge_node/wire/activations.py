@@ -1,4 +1,4 @@
-"""Hidden states on the wire: fp32, fp16 with a power-of-two scale per position, int8 with a scale per 64 values.
+"""Hidden states on the wire: fp32, fp16 with a power-of-two scale per position, transformed int8 with a scale per 64.
 
 All layouts are those of ``schemas.codec``. A scale that is a power of two changes no mantissa bit, keeps small
 values out of the subnormals and lets states beyond 65,504 (Gemma 3) travel as halves. Positions whose largest value
@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.errors import BadInput, NotFinite
-from schemas.codec import INT8_BLOCK, Dtype
+from edge_node.wire.hadamard import hadamard
+from schemas.codec import INT8_BLOCK, Dtype, hadamard_run
 
 _HALF_EXPONENT = 15
 """Scaled so that the largest value of a position lies in [2**14, 2**15), below the largest half, 65,504."""
@@ -86,9 +87,10 @@ def _powers_of_two(exponents: Array) -> Array:
 
 def _encode_int8(hidden: Array) -> bytes:
     count, width = hidden.shape
+    run, before, _ = hadamard_run(width)
     blocks = -(-width // INT8_BLOCK)
     padded = np.zeros((count, blocks * INT8_BLOCK), np.float32)
-    padded[:, :width] = hidden
+    padded[:, :width] = hadamard(hidden.astype(np.float32, copy=False), run) * np.float32(before)
     blocked = padded.reshape(count, blocks, INT8_BLOCK)
     scales = np.maximum(np.abs(blocked).max(axis=2) / _INT8_MAX, _SMALLEST_HALF).astype(np.float16)
     if not np.isfinite(scales).all():
@@ -122,10 +124,12 @@ def _decode(payload: bytes | bytearray | memoryview, dtype: Dtype, out: Array) -
         exponents = np.frombuffer(payload, np.int8, offset=split)
         np.multiply(halves, _powers_of_two(exponents)[:, None], out=out, dtype=np.float32, casting="unsafe")
     else:
+        run, _, after = hadamard_run(width)
         blocks = -(-width // INT8_BLOCK)
         values = np.frombuffer(payload, np.int8, count=count * width).reshape(count, width)
         scales = np.frombuffer(payload, np.float16, offset=count * width).reshape(count, blocks)
-        out[...] = values * np.repeat(scales.astype(np.float32), INT8_BLOCK, axis=1)[:, :width]
+        steps = np.repeat(scales.astype(np.float32), INT8_BLOCK, axis=1)[:, :width]
+        out[...] = hadamard(values * steps, run) * np.float32(after)
     if not np.isfinite(out).all():
         raise BadInput("a hidden state that arrived is NaN or infinite")
 

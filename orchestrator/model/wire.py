@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from schemas.codec import INT8_BLOCK
+from schemas.codec import INT8_BLOCK, hadamard_run
 from schemas.messages import WireDtype
 
 if TYPE_CHECKING:
@@ -33,18 +33,28 @@ def as_received(hidden: NDArray[Any], wire: WireDtype) -> NDArray[Any]:
     """Hidden states [.., W] in float32 as the next node gets them."""
     import numpy as np
 
-    received = hidden
     if wire == "fp16":
         halves, scales = halves_of(hidden)
-        received = halves.astype(np.float32) * scales
-    elif wire == "int8":
-        *rows, width = hidden.shape
-        padded = np.zeros((*rows, -(-width // INT8_BLOCK) * INT8_BLOCK), np.float32)
-        padded[..., :width] = hidden
-        blocks = padded.reshape(*rows, -1, INT8_BLOCK)
-        smallest = np.finfo(np.float16).smallest_subnormal
-        with np.errstate(over="ignore", invalid="ignore"):  # what scales can't hold does not arrive: not a number
-            scales = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True) / 127, smallest).astype(np.float16)
-            rounded = np.clip(np.rint(blocks / scales.astype(np.float32)), -127, 127) * scales.astype(np.float32)
-        received = rounded.reshape(padded.shape)[..., :width].astype(np.float32)
+        received: NDArray[Any] = halves.astype(np.float32) * scales
+        return received
+    return _in_eight_bits(hidden) if wire == "int8" else hidden
+
+
+def _in_eight_bits(hidden: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+
+    *rows, width = hidden.shape
+    run, before, after = hadamard_run(width)
+    matrix = np.ones((1, 1), np.float32)
+    while len(matrix) < run:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    padded = np.zeros((*rows, -(-width // INT8_BLOCK) * INT8_BLOCK), np.float32)
+    padded[..., :width] = ((hidden.reshape(-1, run) @ matrix) * before).reshape(hidden.shape)
+    blocks = padded.reshape(*rows, -1, INT8_BLOCK)
+    smallest = np.finfo(np.float16).smallest_subnormal
+    with np.errstate(over="ignore", invalid="ignore"):  # what scales can't hold does not arrive: not a number
+        scales = np.maximum(np.abs(blocks).max(axis=-1, keepdims=True) / 127, smallest).astype(np.float16)
+        rounded = np.clip(np.rint(blocks / scales.astype(np.float32)), -127, 127) * scales.astype(np.float32)
+        turned = rounded.reshape(padded.shape)[..., :width].reshape(-1, run) @ matrix
+    received: NDArray[Any] = (turned * after).reshape(hidden.shape).astype(np.float32)
     return received
