@@ -18,7 +18,8 @@ import numpy as np
 from onnx import TensorProto, helper
 from rings import LocalChain
 
-from edge_node.runtime.process_heap import ask_for_huge_pages, let_go_of_file_pages, trim
+from broker.heap import trim
+from edge_node.runtime.process_heap import ask_for_huge_pages, let_go_of_file_pages
 from orchestrator.model.model import Model
 from orchestrator.model.segment_run import open_graph
 from tests.support.segments import segment_spec

@@ -24,6 +24,16 @@ LONG = {
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in HELPERS)
 
 
+def test_all_of_them_find_what_they_import() -> None:
+    """Also those whose short form is too long for each run of the tests."""
+    code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
+    names = sorted(path.stem for path in BENCHMARKS.glob("*.py"))
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], cwd=BENCHMARKS, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.long if n in LONG else ()) for n in NAMES])
 def test_the_short_form_prints_one_object(name: str) -> None:
     done = subprocess.run(
