@@ -124,7 +124,12 @@ def _count_typed(data: bytes, found: Found, number: int) -> int:
     return one_by_one + sum(count_varints(data, *place) for place in packed)
 
 
-def _check_external(data: bytes, found: Found, name: bytes, size_bytes: int, blob_size: BlobSize) -> None:
+def external_place(data: bytes, found: Found, name: bytes, size_bytes: int) -> tuple[str, int]:
+    """The blob that an external tensor's values are in, and where they begin.
+
+    Raises:
+        GraphRefused: they are in no blob, or not as many as its shape says.
+    """
     entries: dict[bytes, bytes] = {}
     for place in found[onnx.EXTERNAL_DATA]:
         entry = onnx.read(onnx.ENTRY_KIND, data, *place)
@@ -145,10 +150,15 @@ def _check_external(data: bytes, found: Found, name: bytes, size_bytes: int, blo
             f"tensor {onnx.readable(name)!r} has {onnx.readable(length)} bytes from {onnx.readable(offset)} on, its"
             f" shape is for {size_bytes}"
         )
-    there = blob_size(location.decode())
+    return location.decode(), int(offset)
+
+
+def _check_external(data: bytes, found: Found, name: bytes, size_bytes: int, blob_size: BlobSize) -> None:
+    location, offset = external_place(data, found, name, size_bytes)
+    there = blob_size(location)
     if there is None:
         raise GraphRefused(f"the values of tensor {onnx.readable(name)!r} are in a blob that is not here")
-    if int(offset) + size_bytes > there:
+    if offset + size_bytes > there:
         raise GraphRefused(
-            f"tensor {onnx.readable(name)!r} ends at byte {int(offset) + size_bytes} of a blob of {there} bytes"
+            f"tensor {onnx.readable(name)!r} ends at byte {offset + size_bytes} of a blob of {there} bytes"
         )

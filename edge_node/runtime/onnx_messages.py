@@ -68,7 +68,7 @@ TENSOR_KIND = MessageKind(
 KEY, VALUE = tag(1, LENGTH), tag(2, LENGTH)
 ENTRY_KIND = MessageKind("entry", frozenset((KEY, VALUE)), frozenset())
 
-VALUE_TYPE = tag(2, LENGTH)
+VALUE_NAME, VALUE_TYPE = tag(1, LENGTH), tag(2, LENGTH)
 VALUE_KIND = MessageKind("input or output", _texts(1, 2, 3), _texts(4))
 TYPE_KIND = MessageKind("type", _texts(1, 6), frozenset())
 

@@ -1,6 +1,6 @@
-"""Protocol buffers' wire format, read without a schema: phones have no library for ONNX's files (pure).
+"""Protocol buffers' wire format without a schema: phones have no library for ONNX's files (pure).
 
-Nothing is copied, and nothing is read that was not asked for: a message is a list of where its fields are.
+Reading copies nothing, and looks at nothing that was not asked for: a message is a list of where its fields are.
 """
 
 from __future__ import annotations
@@ -99,6 +99,33 @@ def count_varints(data: bytes, begin: int, end: int) -> int:
 def signed(value: int) -> int:
     """A varint as the int64 that it stands for."""
     return value - (1 << 64) if value >> 63 else value
+
+
+def bytes_field(number: int, content: bytes) -> bytes:
+    """A field of bytes, of a text or of a message, written."""
+    return _written(tag(number, LENGTH)) + _written(len(content)) + content
+
+
+def varint_field(number: int, value: int) -> bytes:
+    """A field of a number that is not negative, written."""
+    return _written(tag(number, VARINT)) + _written(value)
+
+
+def copied(data: bytes, field: Field) -> bytes:
+    """A field of a message as it is there."""
+    key, begin, end = field
+    if key & 7 == VARINT:
+        return _written(key) + _written(begin)
+    length = _written(end - begin) if key & 7 == LENGTH else b""
+    return _written(key) + length + data[begin:end]
+
+
+def _written(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes((*out, value))
 
 
 def _varint(data: bytes, begin: int, end: int) -> tuple[int, int]:

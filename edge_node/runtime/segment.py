@@ -25,6 +25,7 @@ from edge_node.errors import SegmentUnusable, runtime_reason
 from edge_node.runtime.graph_check import check_graph
 from edge_node.runtime.hidden_buffers import Payload, entry_for, exit_for
 from edge_node.runtime.kv_cache import KvCache
+from edge_node.runtime.packed_corrections.opening import open_with_corrections
 from edge_node.runtime.run_choice import choose_runs
 from edge_node.runtime.session import CPU, check_runtime, open_session
 from edge_node.runtime.state_cache import StateCache
@@ -79,12 +80,14 @@ class Segment:
         heir_of: Segment | None = None,
         limit_bytes: int | None = None,
         provider: str = CPU,
+        packs_corrections: bool = True,
     ) -> None:
         """Open the graph; KV caches of layers that ``heir_of`` has, too, are shared with it.
 
         Args:
             limit_bytes: of its weights; see `edge_node.runtime.graph_check`.
             provider: of ONNX Runtime's, which computes what it can.
+            packs_corrections: those of weights, where kernels take them (`edge_node.runtime.packed_corrections`).
 
         Raises:
             GraphRefused: it has what no graph of linguabus has; ONNX Runtime has not seen it.
@@ -98,7 +101,11 @@ class Segment:
         self.emulate(emulated_speed)
         self._clock = time.thread_time if threads == 1 else time.process_time
         self._run_options = ort.RunOptions()
-        self.session = open_session(graph_path, threads, provider)
+        # Where all machines are to give the same bits, they compute the same graph.
+        packs = packs_corrections and provider == CPU and not spec.same_bits
+        packed = open_with_corrections(graph_path, threads) if packs else None
+        self.has_packed_corrections = packed is not None
+        self.session = packed or open_session(graph_path, threads, provider)
         self._dtypes = {
             node.name: _NUMPY_TYPES.get(node.type) for node in (*self.session.get_inputs(), *self.session.get_outputs())
         }

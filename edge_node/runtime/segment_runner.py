@@ -226,8 +226,31 @@ class SegmentRunner:
         return self._opened_by(CPU, spec, old, planned_bytes)
 
     def _opened_by(self, provider: str, spec: SegmentSpec, old: Segment | None, planned_bytes: int | None) -> Segment:
+        segment = self._segment(provider, spec, old, planned_bytes)
+        try:
+            check = self._checked(segment)
+        except WrongAnswers as error:
+            if not segment.has_packed_corrections:
+                raise
+            _log.warning("%s; without corrections in packed weights:", error)
+            del segment  # there may be no room for two
+            segment = self._segment(provider, spec, old, planned_bytes, packs_corrections=False)
+            check = self._checked(segment)
+        if check:
+            self._self_checks[segment] = check
+        return segment
+
+    def _segment(
+        self,
+        provider: str,
+        spec: SegmentSpec,
+        old: Segment | None,
+        planned_bytes: int | None,
+        *,
+        packs_corrections: bool = True,
+    ) -> Segment:
         with heap.trimming():
-            segment = Segment(
+            return Segment(
                 spec,
                 self._store.path(spec.graph.sha256),
                 threads=self._threads,
@@ -235,17 +258,17 @@ class SegmentRunner:
                 heir_of=old,
                 limit_bytes=planned_bytes,
                 provider=provider,
+                packs_corrections=packs_corrections,
             )
-        check = None
+
+    def _checked(self, segment: Segment) -> SelfCheck | None:
+        """Have a segment run, and answer what it has an answer for."""
         with time_limit(segment):
-            if spec.answer is None:
+            if segment.spec.answer is None:
                 segment.warm_up()
-            else:  # to answer warms it up, too
-                segment.choose_runs()
-                check = SelfCheck(segment, self._store.path(spec.answer.sha256))
-        if check:
-            self._self_checks[segment] = check
-        return segment
+                return None
+            segment.choose_runs()  # to answer warms it up, too
+            return SelfCheck(segment, self._store.path(segment.spec.answer.sha256))
 
     def wrong_answers(self) -> list[LoadFailed]:
         """Have every segment answer its known input again, and return those that are wrong now, by stage."""

@@ -8,37 +8,18 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto
 
 from orchestrator.model.assemble import set_accuracy_level
 from orchestrator.model.quantise import decoder
-from orchestrator.model.quantise.blocks import BlockMatrix
-from orchestrator.model.quantise.decoder import Matrix, quantise
-from orchestrator.model.quantise.fit import INT8, fitted
-from orchestrator.model.quantise.grid import on_a_grid
 from orchestrator.model.quantise.head import SHORTLIST
 from orchestrator.model.quantise.outliers import outlying_channels
-from orchestrator.model.rewrite import untranspose_embedding
 from schemas.segment_tensors import IDS
 from tests.support.block_weights import floats, rounded
+from tests.support.quantised_graphs import WEIGHTS, WIDTH, graph, quantised
 
-WIDTH, VOCABULARY = 64, 320
+VOCABULARY = 320
 EXACT = 1
-
-
-def graph(
-    weights: dict[str, NDArray[np.float32]], nodes: list[tuple[str, list[str], str]], output: str, width: int = WIDTH
-) -> ModelProto:
-    inputs = [helper.make_tensor_value_info(IDS, 7, [1, "S"]), helper.make_tensor_value_info("x", 1, [1, "S", width])]
-    made = helper.make_graph(
-        [helper.make_node(kind, inputs, [y]) for kind, inputs, y in nodes],
-        "test",
-        inputs,
-        [helper.make_tensor_value_info(output, 1, None)],
-        [numpy_helper.from_array(np.ascontiguousarray(values), name) for name, values in weights.items()],
-    )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(made, opset_imports=opsets, ir_version=10)
 
 
 def run(
@@ -51,16 +32,6 @@ def run(
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     feeds = {IDS: np.array([ids or [0]], np.int64), "x": x if x is not None else np.zeros((1, 1, WIDTH), np.float32)}
     return session.run(None, feeds)[0]
-
-
-def as_found(matrix: Matrix) -> BlockMatrix | None:
-    return on_a_grid(matrix.weights) or fitted(matrix.weights, INT8)
-
-
-def quantised(model: ModelProto, folder: Path, outliers: dict[str, NDArray[np.int64]] | None = None) -> ModelProto:
-    quantise(model, folder, folder / "weights", as_found, outliers or {}, lambda *_: None)
-    untranspose_embedding(model)
-    return model
 
 
 def inputs(rows: int = 3, seed: int = 5) -> NDArray[np.float32]:
@@ -120,7 +91,7 @@ def test_five_bits_take_five(tmp_path: Path) -> None:
     for kind in ("Q5_0", "Q6_K", "Q8_0"):
         model = graph({"table": rounded(kind, 1024, WIDTH)}, [("Gather", ["table", IDS], "y")], "y")
         quantised(model, tmp_path)
-        sizes[kind] = (tmp_path / "weights").stat().st_size * 8 / (1024 * WIDTH)
+        sizes[kind] = (tmp_path / WEIGHTS).stat().st_size * 8 / (1024 * WIDTH)
     assert sizes == {"Q5_0": 5.5, "Q6_K": 7.0, "Q8_0": 8.5}
 
 
@@ -149,7 +120,7 @@ def test_a_tied_table_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     weights = rounded("Q8_0", VOCABULARY, WIDTH)
     nodes = [("Transpose", ["w"], "turned"), ("Gather", ["turned", IDS], "e"), ("MatMul", ["x", "w"], "y")]
     made = quantised(graph({"w": weights.T}, nodes, "e"), tmp_path)
-    assert (tmp_path / "weights").stat().st_size < 1.6 * VOCABULARY * WIDTH * 8.5 / 8
+    assert (tmp_path / WEIGHTS).stat().st_size < 1.6 * VOCABULARY * WIDTH * 8.5 / 8
     np.testing.assert_allclose(run(made, tmp_path, ids=[3])[0, 0], weights[3], atol=1e-3)
 
 

@@ -1,0 +1,101 @@
+"""The blocks of a corrected product, out of the blobs of its weights: without means, and the corrections by themselves.
+
+All in pieces of some rows: a head of 262,144 tokens would be a quarter of a gigabyte in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_node.runtime.packed_corrections.graph_view import FLOAT, FLOAT16, UINT8, Weights
+from edge_node.runtime.packed_corrections.graph_without_means import Stored
+from edge_node.runtime.packed_corrections.products import Product
+
+PANEL = 16
+"""Rows whose sums stand side by side in packed weights."""
+_PIECE_BYTES = 1 << 20
+_ALIGNMENT = 64
+_TYPES = {FLOAT: np.float32, FLOAT16: np.float16, UINT8: np.uint8}
+
+Array = NDArray[Any]
+
+
+class StoredBlocks:
+    """Those of one product."""
+
+    def __init__(self, product: Product, folder: Path) -> None:
+        """Map the blobs, which are in ``folder``."""
+        self._product = product
+        self._codes = _mapped(product.codes, folder)
+        self._scales = _mapped(product.scales.weights, folder).reshape(product.rows, -1)
+        self._step = max(1, _PIECE_BYTES // (self._codes[0].size * PANEL)) * PANEL
+
+    def write(self, file: BinaryIO) -> Stored:
+        """Write codes and scales without those of means to a file of that name; where they are then."""
+        blocks = self._product.blocks
+        codes = _written(file, (self._codes[rows, :blocks] for rows in self._pieces()), UINT8)
+        scales = _written(file, (self._scales_of(rows)[:, :blocks] for rows in self._pieces()), FLOAT)
+        return Stored(codes, scales)
+
+    def sums(self, *, corrected: bool) -> Iterator[Array]:
+        """What a block adds times the sum of its inputs, as packed weights have it: [panels, blocks, 16] float32.
+
+        That is the product of scale and zero point, by which codes are too large, and, if asked for, the correction.
+        Behind the last row there are zeros, or where nothing is asked for what is not a number: they may be anything.
+        """
+        for rows in self._pieces():
+            scales = self._scales_of(rows)
+            sums = scales[:, : self._product.blocks] * np.float32(-self._product.zero)
+            if corrected:
+                sums = sums + self._corrections(rows, scales)
+            spare, behind = -len(sums) % PANEL, 0.0 if corrected else np.nan
+            yield in_panels(np.pad(sums, ((0, spare), (0, 0)), constant_values=behind))
+
+    def _pieces(self) -> Iterator[slice]:
+        rows = self._product.rows
+        return (slice(begin, min(begin + self._step, rows)) for begin in range(0, rows, self._step))
+
+    def _scales_of(self, rows: slice) -> Array:
+        scales: Array = self._scales[rows].astype(np.float32) * np.float32(self._product.scales.factor)
+        return scales
+
+    def _corrections(self, rows: slice, scales: Array) -> Array:
+        """Of each block, [rows, blocks] float32: the weights of its mean in all copies, over the block's length."""
+        product, means = self._product, self._product.means
+        packed = self._codes[rows, product.blocks :]
+        codes = np.stack([packed & 15, packed >> 4], axis=-1) if product.bits == 4 else packed
+        centred = codes.reshape(*packed.shape[:2], product.block).astype(np.float32) - np.float32(product.zero)
+        weights = (centred * scales[:, product.blocks :, None]).reshape(len(packed), -1)
+        stride = product.blocks + means.fill
+        copies = [weights[:, begin : begin + product.blocks] for begin in range(0, means.copies * stride, stride)]
+        corrections: Array = sum(copies[1:], copies[0]) / np.float32(product.block * means.factor)
+        return corrections
+
+
+def in_panels(values: Array) -> Array:
+    """[rows, blocks] as packed weights have them, [panels, blocks, 16] float32, at an address that those never have."""
+    shape = len(values) // PANEL, values.shape[1], PANEL
+    room = np.empty(values.size + _ALIGNMENT, np.float32)
+    aside = (-room.ctypes.data % _ALIGNMENT) // room.itemsize + 1
+    panels = room[aside : aside + values.size].reshape(shape)
+    panels[...] = values.reshape(-1, PANEL, shape[1]).swapaxes(1, 2)
+    return panels
+
+
+def _mapped(weights: Weights, folder: Path) -> Array:
+    return np.memmap(folder / weights.blob, _TYPES[weights.elem_type], "r", weights.offset, weights.shape)
+
+
+def _written(file: BinaryIO, pieces: Iterator[Array], elem_type: int) -> Weights:
+    """Append pieces to a file, aligned; where they are then."""
+    file.write(bytes(-file.tell() % _ALIGNMENT))
+    offset, rows, shape = file.tell(), 0, ()
+    for piece in pieces:
+        file.write(np.ascontiguousarray(piece).data)
+        rows, shape = rows + len(piece), piece.shape[1:]
+    return Weights(Path(file.name).name, offset, (rows, *shape), elem_type)
