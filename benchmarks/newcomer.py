@@ -31,7 +31,7 @@ from tests.support.terminal import terminal
 EXTRAS = "orchestrator,convert"
 """As in README and docs/quick-start.md."""
 DEVICE = "second"
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of Japan?"
 DEADLINE_S = 1_800.0
 _POLL_S = 0.05
 _T = TypeVar("_T")

@@ -11,8 +11,8 @@ of values per position. Payload layouts, with n = count x width:
 
 * ACTIVATION fp32: n floats. fp16: n halves, then one int8 exponent e per position (value = half x 2**e).
   int8: n int8, then ceil(width / 64) fp16 scales per position, one for 64 values; the products are to be transformed by
-  Hadamard's matrix in runs (``hadamard_run``). With VERIFY, behind that a mark of four bytes per position: of the token
-  there, as those can tell who know the prompt.
+  Hadamard's matrix in runs (`schemas.hadamard`). With VERIFY, behind that a mark of four bytes per position: of the
+  token there, as those can tell who know the prompt.
 * TOKENS: count int32 ids, then width int32 ids that are a guess of what follows (speculation).
 * GUESS: count int32 ids that a draft model guesses to follow the tokens before ``position``.
 * KV_ROWS: layer u16, part u16 (0 key or a convolution's input, 1 value), heads u16, head_dim u16, then n values, fp32,
@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -183,18 +182,6 @@ def request_number(request: str) -> int:
 def request_id(number: int) -> str:
     """The request id's form in JSON and logs."""
     return f"{number:016x}"
-
-
-def hadamard_run(width: int) -> tuple[int, float, float]:
-    """How hidden states in int8 are transformed: each run of so many values by Hadamard's matrix of that size.
-
-    Returns:
-        The length of a run, the largest power of two up to ``INT8_BLOCK`` that divides ``width``; and the powers of two
-        that the transforms before and after the wire are multiplied with, whose product is one over that length.
-    """
-    run = math.gcd(width, INT8_BLOCK)
-    bits = run.bit_length() - 1
-    return run, 2.0 ** -(bits // 2), 2.0 ** -(bits - bits // 2)
 
 
 def activation_payload_bytes(dtype: Dtype, count: int, width: int) -> int:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from edge_node.errors import BadInput, NotFinite
 from edge_node.wire.hadamard import hadamard
-from schemas.codec import INT8_BLOCK, Dtype, hadamard_run
+from schemas.codec import INT8_BLOCK, Dtype
+from schemas.hadamard import hadamard_run
 
 _HALF_EXPONENT = 15
 """Scaled so that the largest value of a position lies in [2**14, 2**15), below the largest half, 65,504."""

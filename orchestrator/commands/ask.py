@@ -28,7 +28,7 @@ from schemas.limits import MAX_ALTERNATIVES
 from schemas.messages import ChatMessage, StreamEnd
 
 
-@click.command("ask", epilog="Example: linguabus ask 'What is the capital of France?' --max-tokens 40 --stats")
+@click.command("ask", epilog="Example: linguabus ask 'What is the capital of Japan?' --max-tokens 40 --stats")
 @click.argument("prompt", required=False)
 @answer_options
 @click.option(

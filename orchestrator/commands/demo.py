@@ -24,7 +24,7 @@ from schemas.messages import ChatMessage, StageView
 if TYPE_CHECKING:
     from orchestrator.commands.demo_fleet import Fleet
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the capital of Japan?"
 SYSTEM = "Answer in one short sentence."
 MAX_TOKENS = 48
 

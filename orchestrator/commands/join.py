@@ -65,7 +65,7 @@ def command(
             f"next: in Home Assistant, Settings > Devices & services > MQTT; name, key and authority are in {path}"
         )
     elif not is_node:
-        click.echo("next: linguabus ask 'What is the capital of France?'")
+        click.echo("next: linguabus ask 'What is the capital of Japan?'")
     elif no_run:
         click.echo("next: linguabus node")
     else:

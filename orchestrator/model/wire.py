@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from schemas.codec import INT8_BLOCK, hadamard_run
+from schemas.codec import INT8_BLOCK
+from schemas.hadamard import hadamard_run
 from schemas.messages import WireDtype
 
 if TYPE_CHECKING:

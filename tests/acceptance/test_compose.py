@@ -272,7 +272,7 @@ def test_the_fleet_answers_and_leaves_nothing(stack: Stack, tmp_path: Path) -> N
     project("--profile", "demo", "up", "--detach", LINGUABUS_MODEL_ADD_PROFILE="steady")
     assert {stack.state(service, "ExitCode") for service in ("init", "invitations", "demo-model")} == {"0"}
     until(lambda: nodes() == NODES)
-    assert "Paris" in linguabus("ask", "What is the capital of France?")
+    assert "Tokyo" in linguabus("ask", "What is the capital of Japan?")
     assert {stage["node"] for stage in json.loads(linguabus("plan", "--json"))["stages"]} == NODES
     for service in (*STAYS_UP, "node-1"):
         status = project("--profile", "demo", "exec", "-T", service, "cat", "/proc/1/status").splitlines()
@@ -323,7 +323,7 @@ def test_the_fleet_answers_and_leaves_nothing(stack: Stack, tmp_path: Path) -> N
     project("--profile", "*", "down")
     project("--profile", "demo", "up", "--detach", LINGUABUS_MODEL_ADD_PROFILE="steady")
     until(lambda: nodes() == NODES)
-    assert "Paris" in linguabus("ask", "What is the capital of France?")
+    assert "Tokyo" in linguabus("ask", "What is the capital of Japan?")
     assert kept() == before
     assert [plan for plan in plans() if plan in plans_before] == plans_before
 

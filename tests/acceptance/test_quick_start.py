@@ -58,7 +58,7 @@ def test_from_two_commands_to_a_second_device(tmp_path: Path) -> None:
         host.wait_for("serving", DEADLINE_S)
         page = host.wait_for("in a browser: ", DEADLINE_S).split()[3]
         assert "<title>" in httpx.get(page, headers={"accept": "text/html"}, timeout=60).text
-        assert "Paris" in linguabus(ask, environment)
+        assert "Tokyo" in linguabus(ask, environment)
         assert " 0 failed" in linguabus(doctor, environment)
         line = linguabus(invite, environment)
         device = bare(HOME=str(second), PIP_NO_CACHE_DIR="1", XDG_CONFIG_HOME="")

@@ -123,10 +123,9 @@ def test_memory_that_can_not_be_written_costs_speed_only(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(opening, "replace", refused)
-    before = sorted(Path(model.blobs_folder).iterdir())
     with caplog.at_level(logging.WARNING):
         segment = open_segment(model, 1, 3)
     assert not segment.has_packed_corrections
     assert "corrections of weights are inputs of products, which is slower: Permission denied" in caplog.text
     check(model, segment, 1, 3)
-    assert sorted(Path(model.blobs_folder).iterdir()) == before
+    assert not list(Path(model.blobs_folder).glob("*.part"))

@@ -22,12 +22,13 @@ def open_segment(
     folder: Path | None = None,
     wire: WireDtype = "fp32",
     emulated_speed: float = 1.0,
+    packs_corrections: bool = True,
     **changes: Any,
 ) -> Segment:
     """The segment [start, stop); ``folder``: where its files are, if not in the store."""
     spec = segment_spec(model, start, stop, wire=wire, **changes)
     graph = (folder or model.blobs_folder) / spec.graph.sha256
-    return Segment(spec, graph, threads=1, emulated_speed=emulated_speed)
+    return Segment(spec, graph, threads=1, emulated_speed=emulated_speed, packs_corrections=packs_corrections)
 
 
 def segment_spec(

@@ -5,6 +5,7 @@ All in pieces of some rows: a head of 262,144 tokens would be a quarter of a gig
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,16 +30,16 @@ class StoredBlocks:
     """Those of one product."""
 
     def __init__(self, product: Product, folder: Path) -> None:
-        """Map the blobs, which are in ``folder``."""
+        """Read nothing yet; the blobs are in ``folder``."""
         self._product = product
-        self._codes = _mapped(product.codes, folder)
-        self._scales = _mapped(product.scales.weights, folder).reshape(product.rows, -1)
-        self._step = max(1, _PIECE_BYTES // (self._codes[0].size * PANEL)) * PANEL
+        self._codes = _Rows(product.codes, folder, product.codes.shape)
+        self._scales = _Rows(product.scales.weights, folder, product.codes.shape[:2])
+        self._step = max(1, _PIECE_BYTES // (self._codes.row_bytes * PANEL)) * PANEL
 
     def write(self, file: BinaryIO) -> Stored:
         """Write codes and scales without those of means to a file of that name; where they are then."""
         blocks = self._product.blocks
-        codes = _written(file, (self._codes[rows, :blocks] for rows in self._pieces()), UINT8)
+        codes = _written(file, (self._codes[rows][:, :blocks] for rows in self._pieces()), UINT8)
         scales = _written(file, (self._scales_of(rows)[:, :blocks] for rows in self._pieces()), FLOAT)
         return Stored(codes, scales)
 
@@ -67,7 +68,7 @@ class StoredBlocks:
     def _corrections(self, rows: slice, scales: Array) -> Array:
         """Of each block, [rows, blocks] float32: the weights of its mean in all copies, over the block's length."""
         product, means = self._product, self._product.means
-        packed = self._codes[rows, product.blocks :]
+        packed = self._codes[rows][:, product.blocks :]
         codes = np.stack([packed & 15, packed >> 4], axis=-1) if product.bits == 4 else packed
         centred = codes.reshape(*packed.shape[:2], product.block).astype(np.float32) - np.float32(product.zero)
         weights = (centred * scales[:, product.blocks :, None]).reshape(len(packed), -1)
@@ -87,8 +88,18 @@ def in_panels(values: Array) -> Array:
     return panels
 
 
-def _mapped(weights: Weights, folder: Path) -> Array:
-    return np.memmap(folder / weights.blob, _TYPES[weights.elem_type], "r", weights.offset, weights.shape)
+class _Rows:
+    """Rows of a tensor in a blob. They are read, not mapped: mapped pages would count as this process's memory."""
+
+    def __init__(self, weights: Weights, folder: Path, shape: tuple[int, ...]) -> None:
+        self._path, self._offset, self._shape = folder / weights.blob, weights.offset, shape
+        self._dtype = np.dtype(_TYPES[weights.elem_type])
+        self.row_bytes = math.prod(shape[1:]) * self._dtype.itemsize
+
+    def __getitem__(self, rows: slice) -> Array:
+        count, begin = rows.stop - rows.start, self._offset + rows.start * self.row_bytes
+        values = np.fromfile(self._path, self._dtype, count * math.prod(self._shape[1:]), offset=begin)
+        return values.reshape(count, *self._shape[1:])
 
 
 def _written(file: BinaryIO, pieces: Iterator[Array], elem_type: int) -> Weights:

@@ -10,7 +10,7 @@ const KEPT = "linguabus-chat";
 const SETTINGS = "linguabus-chat-settings";
 const REDRAWS = [[500, 150], [8_000, 400], [Infinity, 800]]; // up to so many characters, milliseconds between two
 const DEFAULTS = { temperature: 0.3, max_tokens: 512, system: "" };
-const SAMPLES = ["What is the capital of France?", "Why is the sky blue?", "Write a haiku about rain."];
+const SAMPLES = ["What is the capital of Japan?", "Why is the sky blue?", "Write a haiku about rain."];
 
 const turns = JSON.parse(sessionStorage.getItem(KEPT) ?? "[]");
 const settings = { ...DEFAULTS, ...JSON.parse(localStorage.getItem(SETTINGS) ?? "{}") };
