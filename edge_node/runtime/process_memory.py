@@ -1,6 +1,6 @@
 """This process's own memory by address, where the system shows it as a file (Linux, Android).
 
-The kernel looks at each access: what is not there, or may not be written, is an error and not the end of the process.
+An address where nothing is is an error, not the end of the process. What may only be read is written nevertheless.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from typing import Self
 
 import numpy as np
 
-_MEMORY, _MAPS = Path("/proc/self/mem"), Path("/proc/self/maps")
+_MEMORY, _MAPS, _PAGES = Path("/proc/self/mem"), Path("/proc/self/maps"), Path("/proc/self/pagemap")
 LINE_BYTES = 64
 """Of memory, as caches have it."""
 _WORD_BYTES = 4
+_PAGE_ENTRY_BYTES = 8
+_IS_THERE = 0b11 << 62
+"""Bits of a page's entry: it is in memory, or was swapped out."""
 _PIECE_BYTES = 1 << 20
 _FILTER_BITS = 16
 """Of a line's first word, by which nearly all lines are told to be others."""
@@ -35,8 +38,8 @@ class ProcessMemory:
     """
 
     def __enter__(self) -> Self:
-        self._file = os.open(_MEMORY, os.O_RDWR)
         self._buffer = mmap.mmap(-1, _PIECE_BYTES + LINE_BYTES)
+        self._file = os.open(_MEMORY, os.O_RDWR)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -72,7 +75,7 @@ class ProcessMemory:
         for begin, stop in list(_writable()):
             if begin <= own < stop:
                 continue
-            for start in range(begin + -begin % LINE_BYTES, stop, _PIECE_BYTES):
+            for start in _written_places(begin, stop):
                 data = self.read(start, min(_PIECE_BYTES, stop - start))
                 heads = np.frombuffer(data, np.uint32, len(data) // _WORD_BYTES)[:: LINE_BYTES // _WORD_BYTES]
                 likely = np.flatnonzero(is_likely[heads >> (32 - _FILTER_BITS)])
@@ -85,8 +88,26 @@ class ProcessMemory:
 def _writable() -> Iterator[tuple[int, int]]:
     """Where memory begins and ends that is no file's and may be written."""
     with contextlib.suppress(OSError):
-        for line in _MAPS.read_text().splitlines():
+        for line in _MAPS.read_text("utf-8", "replace").splitlines():
             place, rights, _, _, _, *name = line.split(maxsplit=5)
             if rights.startswith("rw") and (not name or name[0] == "[heap]" or name[0].startswith("[anon")):
                 begin, _, stop = place.partition("-")
                 yield int(begin, 16), int(stop, 16)
+
+
+def _written_places(begin: int, stop: int) -> Iterator[int]:
+    """Where the pieces of this memory begin that somebody has written to.
+
+    A KV cache is mostly memory that nobody has touched, gigabytes of it: to read that takes a second for each, and page
+    tables. Where the system does not tell, all of it.
+    """
+    for start in range(begin, stop, _PIECE_BYTES):
+        size_bytes = min(_PIECE_BYTES, stop - start)
+        try:
+            with _PAGES.open("rb", buffering=0) as pages:
+                pages.seek(start // mmap.PAGESIZE * _PAGE_ENTRY_BYTES)
+                entries = np.frombuffer(pages.read(size_bytes // mmap.PAGESIZE * _PAGE_ENTRY_BYTES), np.uint64)
+        except OSError:
+            entries = np.array([_IS_THERE], np.uint64)
+        if (entries & np.uint64(_IS_THERE)).any():
+            yield start

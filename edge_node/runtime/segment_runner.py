@@ -206,7 +206,8 @@ class SegmentRunner:
             return draft, ""
         try:
             with self._fenced(spec, spec.files) as planned_bytes:
-                return DraftModel(self._opened_by(CPU, spec.draft, None, planned_bytes)), ""
+                opened = self._tried(CPU, spec.draft, None, planned_bytes, packs_corrections=True)
+                return DraftModel(opened), ""
         except NodeError as error:
             _log.warning("the draft model of epoch %s can't be used: %s", spec.epoch, error)
             return None, reason_of(error)
@@ -226,31 +227,35 @@ class SegmentRunner:
         return self._opened_by(CPU, spec, old, planned_bytes)
 
     def _opened_by(self, provider: str, spec: SegmentSpec, old: Segment | None, planned_bytes: int | None) -> Segment:
-        segment = self._segment(provider, spec, old, planned_bytes)
-        try:
-            check = self._checked(segment)
-        except WrongAnswers as error:
-            if not segment.has_packed_corrections:
-                raise
-            _log.warning("%s; without corrections in packed weights:", error)
-            del segment  # there may be no room for two
-            segment = self._segment(provider, spec, old, planned_bytes, packs_corrections=False)
-            check = self._checked(segment)
-        if check:
-            self._self_checks[segment] = check
-        return segment
+        # Without a known answer nobody would notice that packed corrections made others wrong.
+        return self._tried(provider, spec, old, planned_bytes, packs_corrections=spec.answer is not None)
 
-    def _segment(
+    def _tried(
         self,
         provider: str,
         spec: SegmentSpec,
         old: Segment | None,
         planned_bytes: int | None,
         *,
-        packs_corrections: bool = True,
+        packs_corrections: bool,
     ) -> Segment:
+        segment = self._checked(provider, spec, old, planned_bytes, packs_corrections)
+        if segment is None:  # and its memory free again: there may be no room for two
+            heap.give_back()
+            segment = self._checked(provider, spec, old, planned_bytes, packs_corrections=False)
+        assert segment is not None
+        return segment
+
+    def _checked(
+        self, provider: str, spec: SegmentSpec, old: Segment | None, planned_bytes: int | None, packs_corrections: bool
+    ) -> Segment | None:
+        """Open a segment and have it run, and answer what it has an answer for.
+
+        Returns:
+            None if that went wrong with corrections in packed weights.
+        """
         with heap.trimming():
-            return Segment(
+            segment = Segment(
                 spec,
                 self._store.path(spec.graph.sha256),
                 threads=self._threads,
@@ -260,15 +265,20 @@ class SegmentRunner:
                 provider=provider,
                 packs_corrections=packs_corrections,
             )
-
-    def _checked(self, segment: Segment) -> SelfCheck | None:
-        """Have a segment run, and answer what it has an answer for."""
-        with time_limit(segment):
-            if segment.spec.answer is None:
-                segment.warm_up()
-                return None
-            segment.choose_runs()  # to answer warms it up, too
-            return SelfCheck(segment, self._store.path(segment.spec.answer.sha256))
+        try:
+            with time_limit(segment):
+                if spec.answer is None:
+                    segment.warm_up()
+                else:  # to answer warms it up, too
+                    segment.choose_runs()
+                    self._self_checks[segment] = SelfCheck(segment, self._store.path(spec.answer.sha256))
+        except (SegmentUnusable, WrongAnswers) as error:
+            if not segment.has_packed_corrections:
+                raise
+            # Its text: the error has the segment in its traceback, and records may be kept.
+            _log.warning("%s; so corrections are not packed", str(error))
+            return None
+        return segment
 
     def wrong_answers(self) -> list[LoadFailed]:
         """Have every segment answer its known input again, and return those that are wrong now, by stage."""

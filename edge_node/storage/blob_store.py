@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edge_node.errors import BlobDamaged, BlobUnavailable, StorageFull
 from edge_node.storage.blob_access import BlobAccess
+from edge_node.storage.blob_files import blob_files, sweep
 from edge_node.storage.budget import StorageBudget
 from schemas.back_off import back_off_s, out_of_step
 from schemas.messages import BlobRef
@@ -48,6 +49,7 @@ class BlobStore:
         """``limit_bytes``: see `StorageBudget`. ``access``: to blob servers; any, without TLS, where it is None."""
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
+        sweep(directory)
         self._budget = StorageBudget(directory, limit_bytes)
         self._access = access or BlobAccess()
         self._sleep = sleep
@@ -69,7 +71,7 @@ class BlobStore:
     def used_bytes(self) -> int:
         """Size of all files, partial ones included; 0 where somebody has removed the directory."""
         try:
-            return sum(_size_bytes(Path(entry)) for entry in os.scandir(self.directory))
+            return sum(_size_bytes(path) for path in blob_files(self.directory))
         except FileNotFoundError:
             return 0
 
@@ -206,7 +208,7 @@ class BlobStore:
     def _removable(self, wanted: Collection[str], *, below: int) -> list[Path]:
         """Files worth less than ``below`` that are not ``wanted``, those that are needed least first."""
         found = []
-        for path in self.directory.iterdir():
+        for path in blob_files(self.directory):
             sha256 = path.name.removesuffix(".part")
             if sha256 not in wanted and (worth := self._worth(sha256)) < below:
                 found.append((worth, path.stat().st_mtime, path))

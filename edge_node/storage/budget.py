@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from edge_node.storage.blob_files import blob_files
+
 _SHARE = 0.5
 LEFT_FREE_BYTES = 1_000_000_000
 LEFT_FREE_SHARE = 0.05
@@ -28,7 +30,7 @@ class StorageBudget:
         self._directory, self._usage = directory, usage
         self._share = _SHARE if most_bytes is None else 1.0
         if most_bytes is None:
-            most_bytes = self._room_bytes(sum(path.stat().st_size for path in directory.iterdir()))
+            most_bytes = self._room_bytes(sum(path.stat().st_size for path in blob_files(directory)))
         self._most_bytes = most_bytes
 
     def _room_bytes(self, stored_bytes: int) -> int:

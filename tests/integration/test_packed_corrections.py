@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import logging
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from edge_node.runtime import segment as segment_module
+from edge_node.runtime import segment_runner
 from edge_node.runtime.packed_corrections import opening
 from edge_node.runtime.packed_corrections.trial import works_here
 from edge_node.runtime.segment import Segment
@@ -109,11 +112,28 @@ def test_an_answer_that_is_wrong_has_it_opened_as_it_is(
     )
     made = known_answers(model).of(1, 3)
     spec = segment_spec(model, 1, 3, answer=BlobRef(sha256=made.sha256, size_bytes=made.size_bytes))
+    opened: list[weakref.ref[Segment]] = []
+
+    class Watched(Segment):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            assert not any(one() for one in opened), "there may be no room for two"
+            super().__init__(*arguments, **options)
+            opened.append(weakref.ref(self))
+
+    monkeypatch.setattr(segment_runner, "Segment", Watched)
     with caplog.at_level(logging.WARNING):
         segment = runner._opened(spec, None, None)
+    assert len(opened) == 2
     assert not segment.has_packed_corrections
     assert "its answer to a known input is wrong" in caplog.text
     check(model, segment, 1, 3)
+
+
+def test_a_segment_that_has_no_answer_to_give_is_opened_as_it_is(model: Model) -> None:
+    runner = SegmentRunner(
+        BlobStore(model.blobs_folder, limit_bytes=1 << 40), threads=1, emulated_speed=1.0, on_load_event=lambda: None
+    )
+    assert not runner._opened(segment_spec(model, 1, 3), None, None).has_packed_corrections
 
 
 def test_memory_that_can_not_be_written_costs_speed_only(
@@ -128,4 +148,4 @@ def test_memory_that_can_not_be_written_costs_speed_only(
     assert not segment.has_packed_corrections
     assert "corrections of weights are inputs of products, which is slower: Permission denied" in caplog.text
     check(model, segment, 1, 3)
-    assert not list(Path(model.blobs_folder).glob("*.part"))
+    assert not list(Path(model.blobs_folder).glob("*.scratch"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from edge_node.runtime import onnx_messages as onnx
@@ -73,6 +75,26 @@ class GraphView:
                 if key == onnx.TENSOR_NAME:
                     found[self.data[start:stop]] = place
         return found
+
+    def output_names(self) -> list[bytes]:
+        """Of the graph."""
+        return [
+            self.data[start:stop]
+            for place in self.graph.get(onnx.OUTPUT, ())
+            for key, start, stop in fields(self.data, *place)
+            if key == onnx.VALUE_NAME
+        ]
+
+    def needed(self, inputs: Mapping[int, list[bytes]] = MappingProxyType({})) -> list[int]:
+        """The numbers of nodes that the outputs need, in their order; ``inputs``: other ones that some nodes have."""
+        read = set(self.output_names())
+        found = []
+        for number in reversed(range(len(self.nodes))):
+            node = self.nodes[number]
+            if not read.isdisjoint(node.outputs):
+                found.append(number)
+                read.update(inputs.get(number, node.inputs))
+        return found[::-1]
 
     def producer(self, name: bytes, operator: bytes) -> Node | None:
         """The node of this kind that makes a value; None if another makes it, or none."""

@@ -6,27 +6,32 @@ The codes without those of means are written to a file beside the blobs for as l
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
+import os
+import shutil
 import tempfile
+import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnxruntime as ort
 
-from edge_node.errors import SegmentUnusable, runtime_reason
+from edge_node.errors import runtime_reason
 from edge_node.runtime.packed_corrections.graph_view import GraphView
-from edge_node.runtime.packed_corrections.graph_without_means import without_means
+from edge_node.runtime.packed_corrections.graph_without_means import Stored, without_means
 from edge_node.runtime.packed_corrections.packed_sums import Replacement, replace
-from edge_node.runtime.packed_corrections.products import Product, corrected_products
+from edge_node.runtime.packed_corrections.products import Matrix, Product, corrected_products
 from edge_node.runtime.packed_corrections.stored_blocks import StoredBlocks
 from edge_node.runtime.packed_corrections.trial import works_here
 from edge_node.runtime.session import open_session
+from edge_node.storage.blob_files import SCRATCH_SUFFIX
 
 _log = logging.getLogger(__name__)
-SUFFIX = ".part"
-"""Of files that are swept away if they are left behind (`edge_node.storage.blob_store`)."""
+_opening = threading.Lock()
+"""Two that open the same weights would each find those of both."""
 
 
 def open_with_corrections(graph_path: Path, threads: int) -> ort.InferenceSession | None:
@@ -35,50 +40,76 @@ def open_with_corrections(graph_path: Path, threads: int) -> ort.InferenceSessio
     Returns:
         None if it has no corrections, or they can't be had that way here: then it is to be opened as it is.
     """
-    graph = GraphView(graph_path.read_bytes())
-    blocks = {
-        product: StoredBlocks(product, graph_path.parent)
-        for product in corrected_products(graph)
-        if works_here(product.bits, product.block, threads)
-    }
-    if not blocks:
-        return None
     try:
-        with _beside(graph_path) as (made_path, weights_path):
-            with weights_path.open("wb") as file:
-                stored = {product: one.write(file) for product, one in blocks.items()}
-            made_path.write_bytes(without_means(graph, stored))
-            session = open_session(made_path, threads)
-        failure = replace(_replacements(blocks))
-    except (OSError, SegmentUnusable) as error:
-        failure = getattr(error, "strerror", None) or runtime_reason(error)
-    if failure:
-        _log.warning("corrections of weights are inputs of products, which is slower: %s", failure)
+        with _opening:
+            return _open(graph_path, threads)
+    except Exception as error:  # whatever it is, the graph as it is may do
+        reason = getattr(error, "strerror", None) or runtime_reason(error)
+        _log.warning("corrections of weights are inputs of products, which is slower: %s", reason)
         return None
+
+
+def _open(graph_path: Path, threads: int) -> ort.InferenceSession | None:
+    graph = GraphView(graph_path.read_bytes())
+    products = [
+        product
+        for product in corrected_products(graph)
+        if works_here(product.matrix.bits, product.matrix.block, threads)
+    ]
+    if not products:
+        return None
+    blocks = {product.matrix: StoredBlocks(product.matrix, graph_path.parent) for product in products}
+    _check_room(blocks, graph_path.parent)
+    with _beside(graph_path) as (made_path, codes_path, scales_path):
+        # ONNX Runtime keeps scales mapped, and with them the file that they are in, but not codes, which it packs.
+        with codes_path.open("wb") as codes, scales_path.open("wb") as scales:
+            stored = {
+                matrix: Stored(one.write_codes(codes), one.write_scales(scales)) for matrix, one in blocks.items()
+            }
+        made_path.write_bytes(without_means(graph, products, stored))
+        session = open_session(made_path, threads)
+    failure = replace(_replacements(products, blocks))
+    if failure:
+        raise RuntimeError(failure)
     return session
 
 
-def _replacements(blocks: Mapping[Product, StoredBlocks]) -> list[Replacement]:
-    """Those of matrices that several products have are one."""
-    times = Counter((product.codes, product.scales, product.means) for product in blocks)
-    by_matrix = {(product.codes, product.scales, product.means): one for product, one in blocks.items()}
+def _check_room(blocks: Mapping[Matrix, StoredBlocks], folder: Path) -> None:
+    """A graph may name the same bytes as many matrices: no more is written than its blobs have, nor half of the disk.
+
+    Raises:
+        OSError: there is no room.
+        ValueError: the matrices are more than the blobs.
+    """
+    names = {name for matrix in blocks for name in (matrix.codes.blob, matrix.scales.weights.blob)}
+    wanted_bytes = sum(one.stored_bytes for one in blocks.values())
+    # Scales that are halves in a blob are floats here.
+    if wanted_bytes > 2 * sum((folder / name).stat().st_size for name in names):
+        raise ValueError("the matrices are more than the files that they are in")
+    if shutil.disk_usage(folder).free < 2 * wanted_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _replacements(products: Sequence[Product], blocks: Mapping[Matrix, StoredBlocks]) -> list[Replacement]:
+    """A matrix stands in memory once for each product that has it."""
+    times = Counter(product.matrix for product in products)
     return [
         Replacement(
             functools.partial(one.sums, corrected=False), functools.partial(one.sums, corrected=True), times[matrix]
         )
-        for matrix, one in by_matrix.items()
+        for matrix, one in blocks.items()
     ]
 
 
 @contextlib.contextmanager
-def _beside(graph_path: Path) -> Iterator[tuple[Path, Path]]:
-    """Two files in the graph's folder that are gone afterwards; ONNX Runtime keeps what it has mapped."""
-    paths = []
+def _beside(graph_path: Path) -> Iterator[list[Path]]:
+    """Three files in the graph's folder that are gone afterwards; ONNX Runtime keeps what it has mapped."""
+    paths: list[Path] = []
     try:
-        for _ in range(2):
-            with tempfile.NamedTemporaryFile(dir=graph_path.parent, suffix=SUFFIX, delete=False) as file:
+        for _ in range(3):
+            with tempfile.NamedTemporaryFile(dir=graph_path.parent, suffix=SCRATCH_SUFFIX, delete=False) as file:
                 paths.append(Path(file.name))
-        yield paths[0], paths[1]
+        yield paths
     finally:
         for path in paths:
             path.unlink(missing_ok=True)

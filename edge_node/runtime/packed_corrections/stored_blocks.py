@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_node.runtime.packed_corrections.graph_view import FLOAT, FLOAT16, UINT8, Weights
-from edge_node.runtime.packed_corrections.graph_without_means import Stored
-from edge_node.runtime.packed_corrections.products import Product
+from edge_node.runtime.packed_corrections.packed_sums import Piece
+from edge_node.runtime.packed_corrections.products import PANEL, Matrix
 
-PANEL = 16
-"""Rows whose sums stand side by side in packed weights."""
 _PIECE_BYTES = 1 << 20
 _ALIGNMENT = 64
 _TYPES = {FLOAT: np.float32, FLOAT16: np.float16, UINT8: np.uint8}
@@ -27,54 +25,64 @@ Array = NDArray[Any]
 
 
 class StoredBlocks:
-    """Those of one product."""
+    """Those of one matrix."""
 
-    def __init__(self, product: Product, folder: Path) -> None:
+    def __init__(self, matrix: Matrix, folder: Path) -> None:
         """Read nothing yet; the blobs are in ``folder``."""
-        self._product = product
-        self._codes = _Rows(product.codes, folder, product.codes.shape)
-        self._scales = _Rows(product.scales.weights, folder, product.codes.shape[:2])
+        self._matrix = matrix
+        self._codes = _Rows(matrix.codes, folder, matrix.codes.shape)
+        self._scales = _Rows(matrix.scales.weights, folder, matrix.codes.shape[:2])
         self._step = max(1, _PIECE_BYTES // (self._codes.row_bytes * PANEL)) * PANEL
 
-    def write(self, file: BinaryIO) -> Stored:
-        """Write codes and scales without those of means to a file of that name; where they are then."""
-        blocks = self._product.blocks
-        codes = _written(file, (self._codes[rows][:, :blocks] for rows in self._pieces()), UINT8)
-        scales = _written(file, (self._scales_of(rows)[:, :blocks] for rows in self._pieces()), FLOAT)
-        return Stored(codes, scales)
+    @property
+    def stored_bytes(self) -> int:
+        """What ``write_codes`` and ``write_scales`` write."""
+        blocks = self._matrix.rows * self._matrix.blocks
+        return blocks * (self._matrix.block * self._matrix.bits // 8 + 4)
 
-    def sums(self, *, corrected: bool) -> Iterator[Array]:
-        """What a block adds times the sum of its inputs, as packed weights have it: [panels, blocks, 16] float32.
+    def write_codes(self, file: BinaryIO) -> Weights:
+        """Write the codes without those of means to a file of that name; where they are then."""
+        return _written(file, (self._codes[rows][:, : self._matrix.blocks] for rows in self._pieces()), UINT8)
+
+    def write_scales(self, file: BinaryIO) -> Weights:
+        """The same of scales, as float32."""
+        return _written(file, (self._scales_of(rows)[:, : self._matrix.blocks] for rows in self._pieces()), FLOAT)
+
+    def sums(self, *, corrected: bool) -> Iterator[Piece]:
+        """What a block adds times the sum of its inputs, as packed weights have it.
 
         That is the product of scale and zero point, by which codes are too large, and, if asked for, the correction.
-        Behind the last row there are zeros, or where nothing is asked for what is not a number: they may be anything.
+
+        Raises:
+            ValueError: they are not finite.
         """
         for rows in self._pieces():
             scales = self._scales_of(rows)
-            sums = scales[:, : self._product.blocks] * np.float32(-self._product.zero)
+            sums = scales[:, : self._matrix.blocks] * np.float32(-self._matrix.zero)
             if corrected:
                 sums = sums + self._corrections(rows, scales)
-            spare, behind = -len(sums) % PANEL, 0.0 if corrected else np.nan
-            yield in_panels(np.pad(sums, ((0, spare), (0, 0)), constant_values=behind))
+            if not np.isfinite(sums).all():
+                raise ValueError("weights that are not finite")
+            yield Piece(in_panels(np.pad(sums, ((0, -len(sums) % PANEL), (0, 0)))), len(sums))
 
     def _pieces(self) -> Iterator[slice]:
-        rows = self._product.rows
+        rows = self._matrix.rows
         return (slice(begin, min(begin + self._step, rows)) for begin in range(0, rows, self._step))
 
     def _scales_of(self, rows: slice) -> Array:
-        scales: Array = self._scales[rows].astype(np.float32) * np.float32(self._product.scales.factor)
+        scales: Array = self._scales[rows].astype(np.float32) * np.float32(self._matrix.scales.factor)
         return scales
 
     def _corrections(self, rows: slice, scales: Array) -> Array:
         """Of each block, [rows, blocks] float32: the weights of its mean in all copies, over the block's length."""
-        product, means = self._product, self._product.means
-        packed = self._codes[rows][:, product.blocks :]
-        codes = np.stack([packed & 15, packed >> 4], axis=-1) if product.bits == 4 else packed
-        centred = codes.reshape(*packed.shape[:2], product.block).astype(np.float32) - np.float32(product.zero)
-        weights = (centred * scales[:, product.blocks :, None]).reshape(len(packed), -1)
-        stride = product.blocks + means.fill
-        copies = [weights[:, begin : begin + product.blocks] for begin in range(0, means.copies * stride, stride)]
-        corrections: Array = sum(copies[1:], copies[0]) / np.float32(product.block * means.factor)
+        matrix, means = self._matrix, self._matrix.means
+        packed = self._codes[rows][:, matrix.blocks :]
+        codes = np.stack([packed & 15, packed >> 4], axis=-1) if matrix.bits == 4 else packed
+        centred = codes.reshape(*packed.shape[:2], matrix.block).astype(np.float32) - np.float32(matrix.zero)
+        weights = (centred * scales[:, matrix.blocks :, None]).reshape(len(packed), -1)
+        stride = matrix.blocks + means.fill
+        copies = [weights[:, begin : begin + matrix.blocks] for begin in range(0, means.copies * stride, stride)]
+        corrections: Array = sum(copies[1:], copies[0]) / np.float32(matrix.block * means.factor)
         return corrections
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +52,42 @@ def test_lines_are_found_where_they_are_aligned() -> None:
 
 def test_what_was_read_is_not_found_again() -> None:
     line = np.random.default_rng(2).integers(1, 256, LINE_BYTES, np.uint8)
-    here = placed(line)
+    wanted, here = line.tobytes(), placed(line)
     with ProcessMemory() as memory:
-        assert memory.read(here.ctypes.data - 4, 2 * LINE_BYTES)[4 : 4 + LINE_BYTES] == line.tobytes()
-        assert [address for address, _ in memory.lines({line.tobytes()}) if address == here.ctypes.data]
-        assert len({address for address, _ in memory.lines({line.tobytes()})}) <= 2  # here, and the set's own line
+        before = {address for address, _ in memory.lines({wanted})}
+        assert here.ctypes.data in before
+        for offset in range(0, LINE_BYTES, 4):
+            assert wanted in bytes(memory.read(here.ctypes.data - offset, 2 * LINE_BYTES))
+            assert {address for address, _ in memory.lines({wanted})} == before
 
 
 def test_nothing_is_sought_for_nothing() -> None:
     with ProcessMemory() as memory:
         assert list(memory.lines(set())) == []
+
+
+def test_memory_that_nobody_has_touched_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As most of a KV cache: to read it would take a second for each gigabyte."""
+    untouched = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    line = np.random.default_rng(4).integers(1, 256, LINE_BYTES, np.uint8).tobytes()
+    untouched[1 << 29 : (1 << 29) + LINE_BYTES] = line
+    read: list[int] = []
+    with ProcessMemory() as memory:
+        real = memory.read
+
+        def counted(address: int, size_bytes: int) -> memoryview:
+            read.append(size_bytes)
+            return real(address, size_bytes)
+
+        monkeypatch.setattr(memory, "read", counted)
+        assert sum(found == line for _, found in memory.lines({line})) >= 1
+    assert sum(read) < 1 << 29
+    untouched.close()
+
+
+def test_a_mapped_file_of_any_name_is_no_matter(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/h\xe4user"))
+    path.write_bytes(bytes(4096))
+    line = placed(np.random.default_rng(5).integers(1, 256, LINE_BYTES, np.uint8))
+    with path.open("rb+") as file, mmap.mmap(file.fileno(), 0), ProcessMemory() as memory:
+        assert line.ctypes.data in {address for address, _ in memory.lines({line.tobytes()})}

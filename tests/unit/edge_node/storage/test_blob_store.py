@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from edge_node.errors import BlobUnavailable, LoadCancelled, StorageFull
+from edge_node.storage.blob_files import SCRATCH_SUFFIX
 from edge_node.storage.blob_store import BlobStore
 from schemas.back_off import back_off_s, out_of_step
 from schemas.messages import BlobRef
@@ -459,3 +460,17 @@ def test_used_bytes_while_files_come_and_go(store: BlobStore) -> None:
     finally:
         stop.set()
         thread.join()
+
+
+def test_what_is_there_for_a_moment_is_no_blob_and_swept_at_the_start(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path, limit_bytes=100)
+    blob = tmp_path / ("a" * 64)
+    blob.write_bytes(bytes(50))
+    moment = tmp_path / f"codes{SCRATCH_SUFFIX}"
+    moment.write_bytes(bytes(1000))
+    assert store.used_bytes() == 50
+    store.give_back()
+    assert blob.exists()
+    assert moment.exists()
+    assert BlobStore(tmp_path, limit_bytes=100).used_bytes() == 50
+    assert not moment.exists()

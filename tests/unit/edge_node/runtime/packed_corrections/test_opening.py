@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import platform
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from edge_node.runtime.graph_check import check_graph
 from edge_node.runtime.packed_corrections import opening
 from edge_node.runtime.packed_corrections.opening import open_with_corrections
 from edge_node.runtime.packed_corrections.trial import works_here
@@ -19,7 +23,7 @@ from edge_node.runtime.session import open_session
 from orchestrator.model.quantise import decoder
 from schemas.segment_tensors import IDS
 from tests.support.block_weights import floats, rounded
-from tests.support.quantised_graphs import graph, quantised
+from tests.support.quantised_graphs import WEIGHTS, graph, quantised
 
 ROUNDING = 0.02
 """Of the largest result: inputs are rounded to eight bits in blocks of 32."""
@@ -148,6 +152,113 @@ def test_a_disk_without_room_costs_speed_only(
     with caplog.at_level(logging.WARNING):
         assert open_with_corrections(path, 1) is None
     assert "No space left on device" in caplog.text
+
+
+def test_in_threads_at_once_each_has_its_own(tmp_path: Path) -> None:
+    path = product(tmp_path, rounded("Q4_1", 256, 256))
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(lambda _: open_with_corrections(path, 1), range(6)))
+
+
+def test_of_the_files_only_that_of_the_scales_is_kept_open(tmp_path: Path) -> None:
+    """Codes of the size of a model would take its room on the disk once more, for as long as it serves."""
+    session = open_with_corrections(product(tmp_path, rounded("Q4_1", 1024, 1024)), 1)
+    assert session is not None
+    maps = [
+        line for line in Path("/proc/self/maps").read_text("utf-8", "replace").splitlines() if str(tmp_path) in line
+    ]
+    held = {line.split()[4]: Path("/proc/self/map_files", line.split()[0]).stat().st_size for line in maps}
+    assert sum(held.values()) <= 1024 * 32 * 4
+
+
+def hostile(folder: Path, changes: Callable[[dict[str, Any]], None]) -> Path:
+    """A graph as conversions make them but for ``changes``, that the check of graphs accepts."""
+    made: dict[str, Any] = {
+        "blocks": 8,
+        "block": 32,
+        "rows": 16,
+        "fill": 0,
+        "copies": 1,
+        "scale": 0.75,
+        "outputs": ["y"],
+    }
+    changes(made)
+    blocks, block, rows = made["blocks"], made["block"], made["rows"]
+    columns = blocks * block + made["copies"] * (blocks + made["fill"]) - made["fill"]
+    total = -(-columns // block)
+    scales = np.full((rows, total), made["scale"], np.float32)
+    codes = np.full((rows, total, block // 2), 0x37, np.uint8)
+    (folder / WEIGHTS).write_bytes(codes.tobytes() + scales.tobytes())
+    tensors = [external("codes", codes, 0), external("scales", scales, codes.nbytes)]
+    means = ["padded"] * (made["copies"] - 1) if made["fill"] else ["means"] * (made["copies"] - 1)
+    nodes = [
+        constant("shape", 0, 0, -1, block), constant("axes", -1), constant("pads", 0, 0, 0, 0, 0, made["fill"]),
+        helper.make_node("Reshape", ["x", "shape"], ["r"]),
+        helper.make_node("ReduceMean", ["r", "axes"], ["means"], keepdims=0),
+        helper.make_node("Pad", ["means", "pads"], ["padded"]),
+        helper.make_node("Concat", ["x", *means, "means"], ["c"], axis=-1),
+        helper.make_node("Identity", ["x"], ["same"]),
+        *(helper.make_node("MatMulNBits", ["c", "codes", "scales"], [name], domain="com.microsoft", K=columns, N=rows,
+                           bits=4, block_size=block, accuracy_level=4) for name in made["outputs"]),
+    ]  # fmt: skip
+    value = helper.make_tensor_value_info
+    shown = value(made.get("shown", "y"), 1, None)
+    graph = helper.make_graph(nodes, "g", [value("x", 1, [1, "S", blocks * block])], [shown], tensors)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    path = written(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder)
+    check_graph(path)
+    return path
+
+
+def constant(name: str, *values: int) -> NodeProto:
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(values, np.int64)))
+
+
+def external(name: str, values: NDArray[Any], offset: int) -> TensorProto:
+    kind = {np.dtype(np.uint8): TensorProto.UINT8, np.dtype(np.float32): TensorProto.FLOAT}[values.dtype]
+    tensor = TensorProto(name=name, data_type=kind, dims=values.shape, data_location=TensorProto.EXTERNAL)
+    for key, value in {"location": WEIGHTS, "offset": offset, "length": values.nbytes}.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        lambda made: made.update(scale=np.nan),
+        lambda made: made.update(scale=np.inf),
+        lambda made: made.update(scale=0.0),
+        lambda made: made.update(scale=3e38),
+        lambda made: made.update(copies=2, fill=-8),
+        lambda made: made.update(copies=2, fill=-3),
+        lambda made: made.update(block=1 << 16, blocks=2),
+        lambda made: made.update(rows=1),
+        lambda made: made.update(blocks=1),
+        lambda made: made.update(outputs=["dead", "other"], shown="same"),
+    ],
+    ids=["nan", "infinite", "zero", "huge", "fill", "less fill", "block", "one row", "one block", "dead"],
+)
+def test_what_no_conversion_makes_is_opened_as_it_is(tmp_path: Path, changes: Callable[[dict[str, Any]], None]) -> None:
+    """Graphs come from others. Whatever is in one: nothing is written, and what failed before fails as before."""
+    path = hostile(tmp_path, changes)
+    before = sorted(tmp_path.iterdir())
+    assert open_with_corrections(path, 1) is None
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_same_weights_a_hundred_times_are_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def opened(made: Path, threads: int) -> object:
+        sizes.append(sum(one.stat().st_size for one in tmp_path.glob("*.scratch")))
+        return open_session(made, threads)
+
+    monkeypatch.setattr(opening, "open_session", opened)
+    path = hostile(tmp_path, lambda made: made.update(outputs=["y", *(f"y{n}" for n in range(99))]))
+    open_with_corrections(path, 1)
+    path = hostile(tmp_path, lambda _: None)
+    open_with_corrections(path, 1)
+    assert sizes[0] <= sizes[1]
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="of this processor only it is known")

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_node.runtime import process_memory
-from edge_node.runtime.packed_corrections.packed_sums import Replacement, replace
+from edge_node.runtime.packed_corrections.packed_sums import Piece, Replacement, replace
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="the system does not show memory as a file")
 Values = NDArray[np.float32]
@@ -41,13 +41,14 @@ def ones(panels: int = 3) -> Values:
     return np.ones((panels, 5, 16), np.float32)
 
 
-def pieces(values: Values) -> Callable[[], Iterator[Values]]:
+def pieces(values: Values, rows: int) -> Callable[[], Iterator[Piece]]:
     """A panel in each piece."""
-    return lambda: (values[index : index + 1] for index in range(len(values)))
+    return lambda: (Piece(values[n : n + 1], min(16, rows - 16 * n)) for n in range(len(values)))
 
 
-def wanted(before: Values, after: Values, times: int = 1) -> Replacement:
-    return Replacement(pieces(before), pieces(after), times)
+def wanted(before: Values, after: Values, times: int = 1, rows: int | None = None) -> Replacement:
+    count = 16 * len(before) if rows is None else rows
+    return Replacement(pieces(before, count), pieces(after, count), times)
 
 
 def test_all_pieces_are_replaced_and_nothing_else() -> None:
@@ -91,12 +92,25 @@ def test_two_that_are_alike_stay() -> None:
 
 
 def test_the_last_panel_may_be_filled_up_with_anything() -> None:
-    expected = sums(10)
-    there = aligned(expected)
-    expected[2, :, 8:] = np.nan
+    there = aligned(sums(10))
     there[2, :, 8:] = 7
-    assert replace([wanted(expected, ones())]) == ""
+    assert replace([wanted(sums(10), ones(), rows=40)]) == ""
     assert (there == 1).all()
+
+
+def test_what_is_no_number_matches_nothing() -> None:
+    there, expected = aligned(sums(15)), sums(15)
+    expected[1:] = np.nan
+    assert "not where they were expected" in replace([wanted(expected, ones())])
+    assert (there == sums(15)).all()
+
+
+def test_one_inside_of_another_stays() -> None:
+    """Both would be there, and whoever is written second spoils the first."""
+    whole = aligned(sums(16))
+    failure = replace([wanted(sums(16), ones()), wanted(sums(16)[:2], ones(2))])
+    assert "not where they were expected" in failure
+    assert (whole == sums(16)).all()
 
 
 def test_zeros_are_no_landmark() -> None:
