@@ -1,6 +1,6 @@
 """The contract between nodes, orchestrator and clients: messages, topics and binary frames. Standard library only."""
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Version of everything on the bus. Parts of different protocol versions refuse each other, those of the same one work
 together whatever their packages' versions are. A release with other messages, frames or topics raises it."""
 
