@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from broker.free_ports import free_ports
+from schemas import PROTOCOL_VERSION
 from tests.support.fleet_commands import FleetCommands
 from tests.support.polling import DEADLINE_S
 from tests.support.repository import ROOT
@@ -66,7 +67,7 @@ def test_a_node_without_options_says_who_invites(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found, code, said = json.loads(done.stdout.splitlines()[-1])
     ((fleet, port, addresses, protocol),) = found
-    assert (port, addresses, protocol) == (http, [ADDRESS], 1)
+    assert (port, addresses, protocol) == (http, [ADDRESS], PROTOCOL_VERSION)
     assert code == 2
     assert f"in this network there is the fleet {fleet} at {ADDRESS}: join the fleet by the line that" in said
     assert not (tmp_path / "node" / "credential.json").exists()
