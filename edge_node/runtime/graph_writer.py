@@ -9,6 +9,7 @@ from edge_node.runtime.protobuf import bytes_field, varint_field
 FLOAT, UINT8, INT8, INT32, FLOAT16 = 1, 2, 3, 6, 10
 CONTRIB = "com.microsoft"
 _INT_ATTRIBUTE, _TEXT_ATTRIBUTE = 2, 3
+_EXTERNAL = 1
 _IR_VERSION, _OPSET, _CONTRIB_OPSET = 8, 17, 1
 
 
@@ -38,8 +39,24 @@ def value(name: str, element: int, shape: Sequence[int]) -> bytes:
 
 def tensor(name: str, element: int, shape: Sequence[int], data: bytes) -> bytes:
     """Weights."""
+    return _named(name, element, shape) + bytes_field(9, data)
+
+
+def external_tensor(
+    name: str, element: int, shape: Sequence[int], location: str, offset: int, size_bytes: int
+) -> bytes:
+    """Weights that are in a file beside the graph."""
+    entries = {"location": location, "offset": str(offset), "length": str(size_bytes)}
+    external = b"".join(
+        bytes_field(13, bytes_field(1, key.encode()) + bytes_field(2, text.encode())) for key, text in entries.items()
+    )
+    return _named(name, element, shape) + external + varint_field(14, _EXTERNAL)
+
+
+def _named(name: str, element: int, shape: Sequence[int]) -> bytes:
+    """A tensor without its values."""
     dims = b"".join(varint_field(1, size) for size in shape)
-    return dims + varint_field(2, element) + bytes_field(8, name.encode()) + bytes_field(9, data)
+    return dims + varint_field(2, element) + bytes_field(8, name.encode())
 
 
 def model(

@@ -101,13 +101,16 @@ def _written_places(begin: int, stop: int) -> Iterator[int]:
     A KV cache is mostly memory that nobody has touched, gigabytes of it: to read that takes a second for each, and page
     tables. Where the system does not tell, all of it.
     """
-    for start in range(begin, stop, _PIECE_BYTES):
-        size_bytes = min(_PIECE_BYTES, stop - start)
-        try:
-            with _PAGES.open("rb", buffering=0) as pages:
-                pages.seek(start // mmap.PAGESIZE * _PAGE_ENTRY_BYTES)
-                entries = np.frombuffer(pages.read(size_bytes // mmap.PAGESIZE * _PAGE_ENTRY_BYTES), np.uint64)
-        except OSError:
-            entries = np.array([_IS_THERE], np.uint64)
-        if (entries & np.uint64(_IS_THERE)).any():
-            yield start
+    pieces = range(begin, stop, _PIECE_BYTES)
+    try:
+        pages = _PAGES.open("rb", buffering=0)
+    except OSError:
+        yield from pieces
+        return
+    with pages:
+        for start in pieces:
+            pages.seek(start // mmap.PAGESIZE * _PAGE_ENTRY_BYTES)
+            count = min(_PIECE_BYTES, stop - start) // mmap.PAGESIZE
+            entries = np.frombuffer(pages.read(count * _PAGE_ENTRY_BYTES), np.uint64)
+            if (entries & np.uint64(_IS_THERE)).any():
+                yield start

@@ -265,19 +265,22 @@ class SegmentRunner:
                 provider=provider,
                 packs_corrections=packs_corrections,
             )
+        check = None
         try:
             with time_limit(segment):
                 if spec.answer is None:
                     segment.warm_up()
                 else:  # to answer warms it up, too
                     segment.choose_runs()
-                    self._self_checks[segment] = SelfCheck(segment, self._store.path(spec.answer.sha256))
+                    check = SelfCheck(segment, self._store.path(spec.answer.sha256))
         except (SegmentUnusable, WrongAnswers) as error:
             if not segment.has_packed_corrections:
                 raise
             # Its text: the error has the segment in its traceback, and records may be kept.
             _log.warning("%s; so corrections are not packed", str(error))
             return None
+        if check:
+            self._self_checks[segment] = check
         return segment
 
     def wrong_answers(self) -> list[LoadFailed]:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from edge_node.runtime import onnx_messages as onnx
 from edge_node.runtime.graph_tensors import check_tensor, external_place, numbers, repeated
+from edge_node.runtime.graph_writer import FLOAT, FLOAT16, UINT8
 from edge_node.runtime.onnx_messages import Found, Place
 from edge_node.runtime.protobuf import FIXED32, fields, fixed, tag
 
-FLOAT, UINT8, FLOAT16 = 1, 2, 10  # onnx.TensorProto.DataType
 ELEMENT_BYTES = {FLOAT: 4, UINT8: 1, FLOAT16: 2}
 _MOST_VALUES = 16
 """Of a constant that is read."""
@@ -112,14 +112,11 @@ class GraphView:
         place = self.initializers.get(name)
         if place is None:
             return None
-        found = onnx.read(onnx.TENSOR_KIND, self.data, *place)
-        if onnx.EXTERNAL_DATA not in found:
-            return None
         tensor = check_tensor(self.data, place, lambda _: _ENDLESS)
-        if tensor.elem_type not in ELEMENT_BYTES:
+        if not tensor.is_external or tensor.elem_type not in ELEMENT_BYTES:
             return None
-        blob, offset = external_place(self.data, found, name, tensor.size_bytes)
-        return Weights(blob, offset, tuple(repeated(self.data, found, 1)), tensor.elem_type)
+        blob, offset = external_place(self.data, tensor.found, name, tensor.size_bytes)
+        return Weights(blob, offset, tuple(repeated(self.data, tensor.found, 1)), tensor.elem_type)
 
     def constant(self, name: bytes) -> list[float] | None:
         """The few numbers that a Constant gives; None of any other value."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from edge_node.runtime import onnx_messages as onnx
+from edge_node.runtime.graph_writer import external_tensor
 from edge_node.runtime.packed_corrections.graph_view import GraphView, Node, Weights
 from edge_node.runtime.packed_corrections.products import Matrix, Product
 from edge_node.runtime.protobuf import Field, bytes_field, copied, fields, varint_field
 
 _NODE_FIELD, _INITIALIZER_FIELD, _GRAPH_FIELD = 1, 5, 7
-_EXTERNAL = 1
 
 
 class Stored(NamedTuple):
@@ -83,9 +83,5 @@ def _number_attribute(data: bytes, attribute: Field, value: int) -> bytes:
 
 
 def _tensor(name: bytes, weights: Weights) -> bytes:
-    """A tensor whose values are in a file."""
-    length = weights.size_bytes
-    entries = {b"location": weights.blob.encode(), b"offset": b"%d" % weights.offset, b"length": b"%d" % length}
-    dims = b"".join(varint_field(1, size) for size in weights.shape)
-    external = b"".join(bytes_field(13, bytes_field(1, key) + bytes_field(2, text)) for key, text in entries.items())
-    return dims + varint_field(2, weights.elem_type) + bytes_field(8, name) + external + varint_field(14, _EXTERNAL)
+    place = (weights.blob, weights.offset, weights.size_bytes)
+    return external_tensor(name.decode(), weights.elem_type, weights.shape, *place)

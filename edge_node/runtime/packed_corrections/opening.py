@@ -1,6 +1,6 @@
 """Opens a graph with its corrections among the packed weights; a decode step then takes about nine tenths of its time.
 
-The codes without those of means are written to a file beside the blobs for as long as ONNX Runtime reads it.
+Codes and scales without those of means are in files beside the blobs for as long as ONNX Runtime reads them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edge_node.runtime.packed_corrections.graph_without_means import Stored, wit
 from edge_node.runtime.packed_corrections.packed_sums import Replacement, replace
 from edge_node.runtime.packed_corrections.products import Matrix, Product, corrected_products
 from edge_node.runtime.packed_corrections.stored_blocks import StoredBlocks
-from edge_node.runtime.packed_corrections.trial import works_here
+from edge_node.runtime.packed_corrections.trial import may_work_here, works_here
 from edge_node.runtime.session import open_session
 from edge_node.storage.blob_files import SCRATCH_SUFFIX
 
@@ -40,6 +40,8 @@ def open_with_corrections(graph_path: Path, threads: int) -> ort.InferenceSessio
     Returns:
         None if it has no corrections, or they can't be had that way here: then it is to be opened as it is.
     """
+    if not may_work_here():
+        return None
     try:
         with _opening:
             return _open(graph_path, threads)

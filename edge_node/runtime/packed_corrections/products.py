@@ -16,7 +16,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edge_node.runtime.packed_corrections.graph_view import FLOAT, FLOAT16, UINT8, GraphView, Node, Weights
+from edge_node.runtime.graph_writer import FLOAT, FLOAT16, UINT8
+from edge_node.runtime.packed_corrections.graph_view import GraphView, Node, Weights
 
 EIGHT_BIT_INPUTS = 4
 """The accuracy level of products with inputs in eight bits, whose kernels add up a block's inputs anyway."""

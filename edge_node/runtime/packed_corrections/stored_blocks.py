@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_node.runtime.packed_corrections.graph_view import FLOAT, FLOAT16, UINT8, Weights
+from edge_node.runtime.graph_writer import FLOAT, FLOAT16, UINT8
+from edge_node.runtime.packed_corrections.graph_view import Weights
 from edge_node.runtime.packed_corrections.packed_sums import Piece
 from edge_node.runtime.packed_corrections.products import PANEL, Matrix
 

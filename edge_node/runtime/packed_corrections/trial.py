@@ -21,15 +21,19 @@ _ROUNDING = 0.02
 """By what share of the largest result any may be off, as inputs are rounded to eight bits; without corrections they are
 off by as much as they are."""
 
-
 MACHINES = ("x86_64", "AMD64")
 """On 64-bit ARM four bits have no such sums, and where eight have them it could not be tried on a real chip."""
+
+
+def may_work_here() -> bool:
+    """Is it worth a look at a graph?"""
+    return platform.machine() in MACHINES
 
 
 @functools.cache
 def works_here(bits: int, block: int, threads: int) -> bool:
     """Do products of so many bits, in blocks of this length, take corrections that way?"""
-    if platform.machine() not in MACHINES:
+    if not may_work_here():
         return False
     rows, columns = _PANELS * PANEL, _BLOCKS * block
     random = np.random.default_rng(bits * block)
