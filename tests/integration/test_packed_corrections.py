@@ -19,13 +19,11 @@ from edge_node.runtime.segment import Segment
 from edge_node.runtime.segment_runner import SegmentRunner
 from edge_node.storage.blob_store import BlobStore
 from orchestrator.model.model import Model
-from orchestrator.model.store import ModelStore
 from schemas.codec import Dtype
 from schemas.messages import BlobRef
-from tests.support.in_process import converting_here
 from tests.support.known_answers import check, known_answers
 from tests.support.segments import open_segment, segment_spec
-from tests.support.tiny_models import make_checkpoint
+from tests.support.tiny_int4 import tiny_int4
 
 pytestmark = pytest.mark.skipif(not works_here(4, 32, 1), reason="this processor's kernels have no such sums")
 IDS = range(20, 32)
@@ -34,11 +32,7 @@ IDS = range(20, 32)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """Blocks of four bits, each with a correction."""
-    folder = tmp_path_factory.mktemp("packed")
-    store = ModelStore(folder / "home")
-    with converting_here():
-        manifest = store.add(str(make_checkpoint("llama", folder / "tiny")), precision="int4", profile="fast")
-    return store.open(manifest.name)
+    return tiny_int4(tmp_path_factory.mktemp("packed"), "fast")
 
 
 def chain(model: Model, *cuts: int) -> list[Segment]:

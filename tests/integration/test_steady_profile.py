@@ -39,13 +39,12 @@ from schemas.messages import ProbeNode, Sampling, WireDtype
 from schemas.run_lengths import AS_WANTED, CANDIDATES, RunLengths
 from tests.integration.test_node_segment import EPOCH, activation, row
 from tests.integration.test_node_solo import Step, given
-from tests.support.in_process import converting_here
 from tests.support.known_answers import check, known_answers
 from tests.support.live_move import move
 from tests.support.nodes import running_nodes
 from tests.support.ring import Ring, even_cuts
 from tests.support.segments import open_segment
-from tests.support.tiny_models import make_checkpoint
+from tests.support.tiny_int4 import tiny_int4
 
 TEXT = [(11 + 37 * index) % 320 for index in range(33)]
 WHOLE = (len(TEXT),)
@@ -65,12 +64,9 @@ def _quiet() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A random Llama of four blocks whose int4 weights are computed with in the profile steady."""
-    folder = tmp_path_factory.mktemp("steady")
-    store = ModelStore(folder / "home")
-    with converting_here():
-        manifest = store.add(str(make_checkpoint("llama", folder / "tiny")), precision="int4", profile="steady")
-    assert manifest.name == "tiny-int4-steady"
-    return store.open(manifest.name)
+    made = tiny_int4(tmp_path_factory.mktemp("steady"), "steady")
+    assert made.manifest.name == "tiny-int4-steady"
+    return made
 
 
 class Chain:
