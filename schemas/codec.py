@@ -13,8 +13,9 @@ of values per position. Payload layouts, with n = count x width:
   int8: n int8, then ceil(width / 64) fp16 scales per position, one for 64 values; the products are to be transformed by
   Hadamard's matrix in runs (`schemas.hadamard`). With VERIFY, behind that a mark of four bytes per position: of the
   token there, as those can tell who know the prompt.
-* TOKENS: count int32 ids, then width int32 ids that are a guess of what follows (speculation).
-* GUESS: count int32 ids that a draft model guesses to follow the tokens before ``position``.
+* TOKENS: count int32 ids, then width int32 ids that are a guess of what follows (speculation). If there is one, behind
+  that an int32: the most positions of a run that verifies it, the token before it or a guess and those behind it.
+* GUESS: count int32 ids that a draft model guesses to follow the tokens before ``position``, then the same int32.
 * KV_ROWS: layer u16, part u16 (0 key or a convolution's input, 1 value), heads u16, head_dim u16, then n values, fp32,
   fp16, or int8 whose scales both sides have; ``attempt`` is the number of the message in its copy, from 1.
 * LOGPROBS fp32, of tokens: for each the logarithm of its probability, then ``width`` int32 ids of the likeliest tokens
@@ -219,8 +220,10 @@ def activation_positions(dtype: Dtype, width: int, max_message_bytes: int) -> in
 
 
 def _expected_payload_bytes(kind: Kind, dtype: Dtype, count: int, width: int) -> int:
-    if kind in (Kind.TOKENS, Kind.GUESS):
-        return 4 * (count + width)
+    if kind is Kind.TOKENS:
+        return 4 * (count + width + (width > 0))
+    if kind is Kind.GUESS:
+        return 4 * (count + 1)
     if kind is Kind.KV_ROWS:
         return KV_HEADER_BYTES + count * width * VALUE_BYTES[dtype]
     if kind is Kind.LOGPROBS:

@@ -57,6 +57,7 @@ class Guesser:
         self._marks = marks
         self._times = times
         self._window, self._windows = window, windows
+        self._windows_now = windows
         self._draft = draft
         self._begin = len(lookup.ids)
         """Position of the first of the newest chain."""
@@ -127,6 +128,7 @@ class Guesser:
         if self._lookup.ids[first:following] != list(tokens):
             self._lookup.take(first, tokens)
         most_certain = (self._window + 1) * self._windows - 1
+        self._windows_now = self._windows if certain else max(1, min(limits.windows, self._windows))
         longer, cost_each = (list(certain[:most_certain]), 0.0) if certain else self._guess(len(tokens), limits)
         # The end need not be guessed: it is drawn behind the last guess, and nothing is computed for it.
         longer = list(itertools.takewhile(lambda token: token not in self._eos_ids, longer))
@@ -154,13 +156,19 @@ class Guesser:
         worth = self._times.worthwhile(
             self._lookup.chances(),
             window=self._window,
-            windows=min(limits.windows, self._windows),
+            windows=self._windows_now,
             most=limits.most,
             credit=self._credit,
         )
         if self._draft and self._draft.choose(worth, chosen, self._times, limits, self._credit):
             return [], self._draft.cost_each
         return self._lookup.guess(worth.guesses), worth.cost_each
+
+    @property
+    def window_positions(self) -> int:
+        """The most positions of a window that the chain is to be cut into."""
+        length = self._times.length
+        return length.positions(1 + len(self._chain), most=1 + self._window, windows=self._windows_now)
 
     @property
     def awaits_draft(self) -> bool:

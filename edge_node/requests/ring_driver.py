@@ -81,6 +81,8 @@ class RingDriver:
     """Where stage 0 has its folded states, if it has any: what it computes begins there."""
     window_tokens: int = 0
     """Most guesses in one step, behind its first token."""
+    window_positions: int = 0
+    """Most positions of a step with guesses, as the last stage told; 0: as many as there may be."""
     same_bits: bool = False
     """What is computed again may be computed in chunks, generated tokens too: the bits are the same in any run."""
     attempt: int = 0
@@ -218,6 +220,11 @@ class RingDriver:
         self._issue(position - 1)
         return True
 
+    def cut(self, positions: int) -> None:
+        """Cut the guesses that come with a frame, and those after it, into windows of so many positions at the most."""
+        if positions > 0:
+            self.window_positions = positions
+
     def _starts(self) -> set[int]:
         """Where the windows begin that were issued."""
         return {position for position, _ in self.frames} | {step.position for step in self.steps}
@@ -246,8 +253,11 @@ class RingDriver:
             return
         ids = (self.ids[newest], *self._guesses)
         end = newest + len(ids)
+        most = self.window_tokens + 1
+        if self.window_positions:
+            most = min(most, self.window_positions)
         while self._issued < end:
-            windows = -(-(end - self._issued) // (self.window_tokens + 1))
+            windows = -(-(end - self._issued) // most)
             count = -(-(end - self._issued) // windows)
             known = ids[self._issued - newest : self._issued - newest + count]
             self.steps.append(Step(self._issued, known, sample=True, verify=count > 1 or self._issued > newest))

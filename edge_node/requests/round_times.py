@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from edge_node.requests.window_length import WindowLength
 from schemas.ewma import ewma
 
 _WEIGHT = 0.15
@@ -12,8 +13,8 @@ _COST_PER_GUESS = 0.25
 """What one guess more adds to a round, as a share of a round without, until that is measured."""
 _COST_BEHIND = 0.4
 """By how much a window comes later than the one before it, as a share of a round without guesses, likewise."""
-_PAYS_FROM = 1.08
-"""Guesses are made where they should be so much faster than none."""
+_PAYS_FROM = 1.2
+"""Guesses are made where they should be so much faster than none: how likely they are is not known well."""
 _UNLIKELY = 0.05
 _LONGEST = 3.0
 """A round counts for so many times what one takes at the most."""
@@ -34,6 +35,7 @@ class RoundTimes:
     """Measured by the last stage, of all its requests."""
 
     def __init__(self) -> None:
+        self.length = WindowLength()
         self._plain_s: float | None = None
         self._per_guess: float | None = None
         self._behind: float | None = None
@@ -77,17 +79,13 @@ class RoundTimes:
         behind = _COST_BEHIND if self._behind is None else self._behind
         each = each_s / self._plain_s if self._plain_s else 0.0
         likely, tokens = 1.0, 1.0
-        first, later = 1.0, 0.0
         for count in range(1, min(most, (window + 1) * windows - 1) + 1):
             likely *= next(chances)
             if likely < _UNLIKELY:
                 break
             tokens += likely
-            if count <= window:
-                first += per_guess
-            elif count % (window + 1) == 0:
-                later += behind
-            takes = first + later + count * each
+            positions = self.length.positions(1 + count, most=1 + window, windows=windows)
+            takes = 1.0 + per_guess * min(count, positions - 1) + behind * (count // positions) + count * each
             if takes - 1.0 > credit and (count > 1 or credit <= 0.0):
                 break
             if tokens / takes > best_rate:

@@ -226,8 +226,8 @@ class LastStageFastPath(DecodeFastPath):
         ids, guess = self._stage.choose(state, position, (result,), 1, now_s)
         if state.finish or guess:
             data = tokens_frame(
-                self.request, self._stage.spec.epoch, self.attempt,
-                position=position, ids=ids, guess=guess, finish=state.finish,
+                self.request, self._stage.spec.epoch, self.attempt, position=position, ids=ids, guess=guess,
+                window=state.guesser.window_positions if state.guesser else 0, finish=state.finish,
             )  # fmt: skip
         else:
             answer = self._answer

@@ -63,6 +63,7 @@ class DraftTurns:
         chain = guesser.drafted(result.token, token_s, now_s + result.compute_s)
         if not chain:
             return []
-        frame = guess_frame(number, stage.spec.epoch, state.rule.attempt, position=position, ids=chain)
+        window, attempt = guesser.window_positions, state.rule.attempt
+        frame = guess_frame(number, stage.spec.epoch, attempt, position=position, ids=chain, window=window)
         state.stats.sent(len(frame), decode=True)
         return [SendFrame(stage.topics.segment(0), frame)]

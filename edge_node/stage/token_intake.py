@@ -31,9 +31,9 @@ class TokenIntake:
         driver = state.driver
         if driver is None:
             return False
-        ids, guess = token_ids(frame)
+        ids, guess, window = token_ids(frame)
+        driver.cut(window)
         if frame.kind is Kind.GUESS:
-            guess = ids
             if not (state.may_guess(len(guess)) and self._fits(frame.position, guess)):
                 return False
             if not driver.guessed(frame.attempt, frame.position, guess):

@@ -41,18 +41,26 @@ def tokens_frame(
     position: int,
     ids: Sequence[int],
     guess: Sequence[int],
+    window: int,
     finish: Flag,
 ) -> bytes:
-    """The frame with tokens from ``position`` on, for stage 0 and the orchestrator, and a guess of what follows."""
-    payload = struct.pack(f"<{len(ids) + len(guess)}i", *ids, *guess)
+    """The frame with tokens from ``position`` on, for stage 0 and the orchestrator, and a guess of what follows.
+
+    ``window``: the most positions of a window that the guess is to be cut into.
+    """
+    chain = (*guess, window) if guess else ()
+    payload = struct.pack(f"<{len(ids) + len(chain)}i", *ids, *chain)
     return pack_frame(
         Kind.TOKENS, Dtype.INT32, int(finish), len(ids), request, epoch, attempt, position, len(guess), payload
     )
 
 
-def guess_frame(request: int, epoch: Epoch, attempt: int, *, position: int, ids: Sequence[int]) -> bytes:
-    """The frame that tells stage 0 what a draft model guesses to follow the tokens before ``position``."""
-    payload = struct.pack(f"<{len(ids)}i", *ids)
+def guess_frame(request: int, epoch: Epoch, attempt: int, *, position: int, ids: Sequence[int], window: int) -> bytes:
+    """The frame that tells stage 0 what a draft model guesses to follow the tokens before ``position``.
+
+    ``window``: as in `tokens_frame`.
+    """
+    payload = struct.pack(f"<{len(ids) + 1}i", *ids, window)
     return pack_frame(Kind.GUESS, Dtype.INT32, 0, len(ids), request, epoch, attempt, position, 0, payload)
 
 
@@ -80,10 +88,15 @@ def joined_frames(parts: Sequence[bytes], max_message_bytes: int) -> list[bytes]
     return [b"".join(message) for message in messages]
 
 
-def token_ids(frame: Frame) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens of a TOKENS frame, and the guess of what follows; of a GUESS frame all are the first."""
-    ids = struct.unpack(f"<{frame.count + frame.width}i", frame.payload)
-    return ids[: frame.count], ids[frame.count :]
+def token_ids(frame: Frame) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """The tokens of a TOKENS frame, the guess of what follows and the most positions of its windows (0: no guess).
+
+    Of a GUESS frame all ids are the guess.
+    """
+    ids = struct.unpack(f"<{len(frame.payload) // 4}i", frame.payload)
+    if frame.kind is Kind.GUESS:
+        return (), ids[:-1], ids[-1]
+    return ids[: frame.count], ids[frame.count : frame.count + frame.width], ids[-1] if frame.width else 0
 
 
 def replay_frame(refused: Frame, valid_length: int) -> bytes:

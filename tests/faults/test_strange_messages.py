@@ -87,6 +87,7 @@ def frames() -> list[bytes]:
             bytes(activation_payload_bytes(Dtype.INT8, 1, 4)),
         ),
         Frame(Kind.TOKENS, request, epoch, 1, 38, 3, 0, Dtype.INT32, 4, bytes(12)),
+        Frame(Kind.TOKENS, request, epoch, 1, 38, 1, 3, Dtype.INT32, 0, bytes(20)),
         Frame(Kind.KV_ROWS, request, epoch, 0, 0, 2, 8, Dtype.FP32, 0, header + bytes(64)),
         Frame(Kind.REPLAY, request, epoch, 2, 40),
         Frame(Kind.KV_ACK, request, epoch, 0, 2),

@@ -169,8 +169,11 @@ def frames(draw: st.DrawFn) -> codec.Frame:
     count, width, payload_bytes = 0, 0, 0
     if kind not in (codec.Kind.REPLAY, codec.Kind.KV_ACK):
         count = draw(_COUNTS)
-    if kind in (codec.Kind.TOKENS, codec.Kind.GUESS):
-        payload_bytes = 4 * count
+    if kind is codec.Kind.TOKENS:
+        width = draw(st.integers(0, 8))
+        payload_bytes = 4 * (count + width + (width > 0))
+    if kind is codec.Kind.GUESS:
+        payload_bytes = 4 * (count + 1)
     if kind is codec.Kind.LOGPROBS:
         width = draw(st.integers(0, 20))
         payload_bytes = count * codec.logprobs_bytes(width)

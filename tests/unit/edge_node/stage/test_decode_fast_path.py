@@ -153,7 +153,7 @@ def test_what_a_stage_in_the_middle_sends_the_long_way(frame: Frame) -> None:
         Node.token(-1, 5),
         Node.token(1_000, 5),
         Node.token(9, 5, flags=int(Flag.STOP)),
-        Node.token(9, 5, width=1, payload=bytes(8)),
+        Node.token(9, 5, width=1, payload=bytes(12)),
         Node.activation(5),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -124,11 +125,17 @@ def test_a_stage_between_passes_marks_on_and_drops_what_waits_behind_a_newer_att
     assert marks(frames[2]) == MARKS.of(11, (99, 22, 23))
 
 
-def test_the_first_stage_says_which_tokens_a_window_holds() -> None:
+def tokens_payload(*ids: int, window: int) -> bytes:
+    """Of a TOKENS frame with guesses."""
+    return struct.pack(f"<{len(ids) + 1}i", *ids, window)
+
+
+@pytest.mark.parametrize("window", [4, 3, 100, 2**31 - 1, 0, -1])
+def test_the_first_stage_says_which_tokens_a_window_holds(window: int) -> None:
     node = Node("alfa")
     node.open(draft_tokens=3)
     node.compute()
-    payload = b"".join(token.to_bytes(4, "little") for token in (20, 21, 22, 23, 24))
+    payload = tokens_payload(20, 21, 22, 23, 24, window=window)
     node.frame("charlie", kind=Kind.TOKENS, dtype=Dtype.INT32, width=4, flags=0, position=5, count=1, payload=payload)
     work, row = node.row()
     assert (list(row.ids or ()), row.verify) == ([20, 21, 22], True), "five positions are cut into two windows"
@@ -138,12 +145,22 @@ def test_the_first_stage_says_which_tokens_a_window_holds() -> None:
     assert (row.position, list(row.ids or ()), row.verify) == (8, [23, 24], True)
 
 
+def test_the_last_stage_says_how_long_windows_are() -> None:
+    node = Node("alfa")
+    node.open(draft_tokens=8)
+    node.compute()
+    payload = tokens_payload(20, 21, 22, 23, 24, 25, window=2)
+    node.frame("charlie", kind=Kind.TOKENS, dtype=Dtype.INT32, width=5, flags=0, position=5, count=1, payload=payload)
+    windows = [list(node.row()[1].ids or ()) for _ in range(3)]
+    assert windows == [[20, 21], [22, 23], [24, 25]]
+
+
 @pytest.mark.parametrize(("draft_tokens", "guessed"), [(0, 4), (3, 64)])
 def test_guesses_that_nobody_wanted_are_not_computed(draft_tokens: int, guessed: int) -> None:
     node = Node("alfa", context_tokens=128)
     node.open(draft_tokens=draft_tokens)
     node.compute()
-    payload = (20).to_bytes(4, "little") * (1 + guessed)
+    payload = tokens_payload(*[20] * (1 + guessed), window=4)
     node.frame(
         "charlie", kind=Kind.TOKENS, dtype=Dtype.INT32, width=guessed, flags=0, position=5, count=1, payload=payload
     )
