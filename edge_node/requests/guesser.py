@@ -21,6 +21,7 @@ FIRST_CREDIT = 0.15
 """What guesses may cost before one was right, in rounds without guesses: a short answer takes no longer by more."""
 _CREDIT_PER_ROUND = 0.01
 _MOST_CREDIT = 8.0
+_NOTHING = GuessLimits(most=0, most_certain=0, windows=1)
 
 
 class Guesser:
@@ -139,6 +140,15 @@ class Guesser:
         self._asked.append((following + len(rest), now_s))
         self._chosen_s = now_s
         return rest
+
+    def keeps_still(self, position: int, token: int) -> bool:
+        """Is nothing guessed behind this token, whatever it teaches? Then ``learn`` can wait until it is on its way."""
+        lookup = self._lookup
+        return not self._chain and not self._draft and len(lookup.ids) == position and not lookup.may_follow(token)
+
+    def learn(self, position: int, tokens: Sequence[int], now_s: float) -> None:
+        """Take in the token of a run of one position, and guess nothing behind it."""
+        self.after(position, tokens, 1, now_s, _NOTHING)
 
     def _right(self, first: int, tokens: Sequence[int]) -> int:
         """How many of the tokens were guessed."""

@@ -73,6 +73,15 @@ class PromptLookup:
         for token in tokens:
             self._follow(token)
 
+    def may_follow(self, token: int) -> bool:
+        """Will there perhaps be a guess behind this token?"""
+        if self._source:
+            original = self.ids[self._source]
+            if self._matched >= _REPLACED_FROM or self._replaced.get(original, original) == token:
+                return True
+        ids = self.ids
+        return len(ids) < 2 or (ids[-1], token) in self._newest or ids[-2] == ids[-1] == token
+
     def _index(self) -> None:
         """Note every pair of tokens but the last one, which nothing follows yet."""
         for place in range(len(self._before), len(self.ids)):

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from edge_node.requests.checkpoints import Checkpoints
+from edge_node.requests.guesser import Guesser
 from edge_node.requests.request import StageRequest
 from edge_node.requests.ring_driver import RingDriver, Step
 from edge_node.stage.stage_stats import StageStats
@@ -48,9 +49,7 @@ class FastPathStage(Protocol):
     @property
     def move(self) -> Copying: ...
 
-    def choose(
-        self, state: StageRequest, position: int, tokens: Sequence[int], count: int, now_s: float
-    ) -> tuple[Sequence[int], Sequence[int]]: ...
+    def guess(self, state: StageRequest, first: int, ids: Sequence[int], count: int, now_s: float) -> Sequence[int]: ...
 
 
 class DecodeFastPath:
@@ -208,6 +207,8 @@ class LastStageFastPath(DecodeFastPath):
     """The fast path through the last stage, where a token goes out."""
 
     _ahead = 1
+    _unlearned: tuple[Guesser, Sequence[int], float] | None = None
+    """Of the step, if nothing is guessed behind it: who is to learn its token once that is out, and when it came."""
 
     def takes(self, data: bytes, now_s: float) -> bool:
         """Is a message the frame that begins the next step, and is it known which tokens may come?"""
@@ -223,19 +224,34 @@ class LastStageFastPath(DecodeFastPath):
         """The frame to send, with the token chosen; also with the answer's end or a guess, where there is one."""
         state = self._state
         position = self.position + 1
-        ids, guess = self._stage.choose(state, position, (result,), 1, now_s)
+        ids = state.take(position, (result,), self._end)
+        guesser = state.guesser
+        guess: Sequence[int] = ()
+        self._unlearned = None
+        if guesser is not None and not state.finish:
+            if state.allowed is None and guesser.keeps_still(position, ids[0]):
+                self._unlearned = guesser, ids, now_s
+            else:
+                guess = self._stage.guess(state, position, ids, 1, now_s)
         if state.finish or guess:
             data = tokens_frame(
                 self.request, self._stage.spec.epoch, self.attempt, position=position, ids=ids, guess=guess,
-                window=state.guesser.window_positions if state.guesser else 0, finish=state.finish,
+                window=guesser.window_positions if guesser else 0, finish=state.finish,
             )  # fmt: skip
         else:
             answer = self._answer
             if answer.position != position:
                 answer.at(position)
-            data = answer.pack(_TOKEN.pack(result))
+            data = answer.pack(_TOKEN.pack(ids[0]))
         self._data = data
         return data
+
+    def settle(self, compute_s: float, now_s: float) -> None:
+        """Note down the step after its frame has been sent, and have the guesser learn from its token."""
+        super().settle(compute_s, now_s)
+        if self._unlearned is not None:
+            guesser, ids, chosen_s = self._unlearned
+            guesser.learn(self.position + 1, ids, chosen_s)
 
 
 def fast_path_of(stage: FastPathStage, state: StageRequest) -> DecodeFastPath:

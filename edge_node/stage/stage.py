@@ -343,25 +343,22 @@ class Stage:
 
     def _chosen(self, row: Row, result: RowResult, state: StageRequest, now_s: float) -> bytes:
         state.logprobs.update(enumerate(result.logprobs, row.first_draw))
-        ids, guess = self.choose(state, row.first_draw, result.tokens, row.count, now_s)
+        ids = state.take(row.first_draw, result.tokens, self._segment.context_tokens)
+        guess = self.guess(state, row.first_draw, ids, row.count, now_s)
         state.verified_up_to(row, row.first_draw + len(ids) - 1)
         if state.driver:  # a ring of one stage: the token need not travel to come back
             state.driver.token(row.attempt, row.first_draw, ids, guess, last=bool(state.finish), now_s=now_s)
             self.take_turn(row.request, state)
         return token_frames(state, self.spec.epoch, row.first_draw, ids, state.finish, guess)
 
-    def choose(
-        self, state: StageRequest, position: int, tokens: Sequence[int], count: int, now_s: float
-    ) -> tuple[Sequence[int], Sequence[int]]:
-        """Take in tokens that ``count`` positions gave from ``position`` on: those up to the end, and a guess."""
-        context_tokens = self._segment.context_tokens
-        ids = state.take(position, tokens, context_tokens)
+    def guess(self, state: StageRequest, first: int, ids: Sequence[int], count: int, now_s: float) -> Sequence[int]:
+        """What may follow tokens that a run of ``count`` positions gave from position ``first`` on."""
         if state.guesser is None or state.finish:
-            return ids, ()
-        room = state.end(context_tokens) - position - len(ids) - 1
+            return ()
+        room = state.end(self._segment.context_tokens) - first - len(ids) - 1
         nodes, requests, chunk_tokens = len(self.spec.nodes), len(self.requests), self._segment.chunk_tokens
         limits = GuessLimits.of(nodes=nodes, requests=requests, room=room, chunk_tokens=chunk_tokens)
-        return ids, state.guess_after(position, ids, count, now_s, limits)
+        return state.guess_after(first, ids, count, now_s, limits)
 
     def failed(self, request: str, code: RequestFailureCode, reason: str, *, suspect: str | None = None) -> Effect:
         """The report that a request can't go on; ``suspect``: the node whose fault it is."""

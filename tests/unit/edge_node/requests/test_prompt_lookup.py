@@ -57,6 +57,23 @@ def test_tokens_that_count_no_more_are_forgotten() -> None:
     assert prompt_lookup.guess(5) == fresh.guess(5)
 
 
+@given(st.lists(st.integers(0, 3), max_size=60), st.integers(1, 20))
+def test_where_nothing_may_follow_nothing_is_guessed(text: list[int], answer: int) -> None:
+    prompt_lookup = PromptLookup(text[:-answer])
+    for token in text[-answer:]:
+        may_follow = prompt_lookup.may_follow(token)
+        prompt_lookup.take(len(prompt_lookup.ids), [token])
+        assert may_follow or not prompt_lookup.guess(1)
+
+
+def test_in_a_text_that_is_new_nothing_may_follow() -> None:
+    prompt_lookup = PromptLookup(list(range(50)))
+    assert not prompt_lookup.may_follow(50)
+    assert not prompt_lookup.may_follow(7)
+    prompt_lookup.take(50, [49])
+    assert prompt_lookup.may_follow(49), "the same three times"
+
+
 @given(st.lists(st.integers(0, 4), min_size=2, max_size=80), st.integers(0, 60))
 @examples(200)
 def test_what_is_guessed_has_followed_the_longest_match(ids: list[int], prompt_tokens: int) -> None:

@@ -112,6 +112,29 @@ def test_a_step_of_the_last_stage(token: int, flags: Flag) -> None:
     assert bytes(frame.payload) == token.to_bytes(4, "little")
 
 
+def test_the_last_stage_learns_a_token_once_that_is_out() -> None:
+    node = Node("charlie", draft_tokens=4)
+    (stage,) = node.core._stages.values()
+    guesser = stage.requests[NUMBER].guesser
+    assert guesser
+    for position, token in enumerate((3, 9, 8, 3, 9, 8), 5):
+        fast_path = node.fast_path(node.activation(position))
+        assert fast_path
+        frame = decode_frame(fast_path.frame(token, 1.0))
+        assert (frame.position, frame.count, frame.width) == (position + 1, 1, 1 if position == 10 else 0)
+        assert (len(guesser.text()) > position + 1) is (position >= 9), "only what may be guessed is found before"
+        fast_path.settle(0.1, 1.0)
+        assert guesser.text()[: position + 2] == [*PROMPT, 7, 3, 9, 8, 3, 9, 8][: position + 2]
+
+
+def test_a_token_that_was_said_is_said_again() -> None:
+    node = Node("charlie")
+    for result in (3, 4):  # computed again, in the profile "fast" another token might come
+        fast_path = node.fast_path(node.activation(5))
+        assert fast_path
+        assert bytes(decode_frame(fast_path.frame(result, 1.0)).payload) == (3).to_bytes(4, "little")
+
+
 def test_tokens_whose_probabilities_are_told_go_the_long_way() -> None:
     assert Node("charlie").fast_path(Node("charlie").activation(5))
     assert Node("charlie", logprobs=0).fast_path(Node("charlie").activation(5)) is None
