@@ -14,6 +14,7 @@ from broker.local_broker import LocalBroker
 from edge_node.requests.ring_driver import chunk_lengths
 from edge_node.runtime.segment import Segment
 from edge_node.wire.activations import encode_activation
+from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.model import Model
 from schemas.codec import WIRE_DTYPES
 from schemas.messages import WireDtype
@@ -137,7 +138,9 @@ def ring_of_nodes(
             proxy.up.delay_s = proxy.down.delay_s = link_delay_s
             url = proxy.url
         nodes = stack.enter_context(running_nodes(names, url, Path(directory), each=each))
-        yield stack.enter_context(Ring(broker.url, model)), {name: nodes[name].home for name in names}
+        # What the orchestrator sends with a plan, too: without it nodes leave their weights as ONNX Runtime packs them.
+        known_answers = KnownAnswers(model, lambda: None)
+        yield stack.enter_context(Ring(broker.url, model, known_answers)), {name: nodes[name].home for name in names}
 
 
 @contextmanager

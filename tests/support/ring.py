@@ -15,6 +15,7 @@ from typing import Any
 
 from broker.bus import Delivery
 from broker.mqtt import MqttBus
+from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.model import Model
 from orchestrator.requests.placement import most_windows
 from schemas import messages
@@ -90,8 +91,10 @@ def even_cuts(units: int, stages: int) -> list[int]:
 class Ring:
     """One pipeline over nodes that run already."""
 
-    def __init__(self, broker_url: str, model: Model) -> None:
+    def __init__(self, broker_url: str, model: Model, known_answers: KnownAnswers | None = None) -> None:
+        """``known_answers``: to send with plans, as the orchestrator does; then nodes check what they load."""
         self._model = model
+        self._known_answers = known_answers
         self.bus = MqttBus(as_orchestrator(broker_url), client_id=f"ring-{secrets.token_hex(4)}")
         self.bus.connect(10.0)
         node_topics = (NODE_BIRTH, NODE_STATUS, NODE_REPLY, NODE_HEARTBEAT)
@@ -235,8 +238,9 @@ class Ring:
             graph = BlobRef(sha256=spec.graph.sha256, size_bytes=spec.graph.size_bytes)
             blobs = tuple(BlobRef(sha256=blob.sha256, size_bytes=blob.size_bytes) for blob in spec.blobs)
             told = self.told(draft, context_tokens) if draft and stage == len(ring) - 1 else None
+            answer = self._known_answers.of(ref.start, ref.stop) if self._known_answers else None
             if blob_url is None:
-                self.hand_over((graph, *blobs), homes[ref.node])
+                self.hand_over((graph, *blobs, *([answer] if answer else ())), homes[ref.node])
                 if told:
                     self.hand_over((told.graph, *told.blobs), homes[ref.node], draft)
             prepare = PrepareSegment(
@@ -260,6 +264,7 @@ class Ring:
                 planned_bytes=planned().get(ref.node, 0),
                 basis=basis,
                 draft=told,
+                answer=answer,
             )
             self.command(ref.node, prepare)
         self.wait("ready nodes", lambda: len(self.ready) == len(ring) or bool(self.failed), 120.0)
