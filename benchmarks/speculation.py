@@ -32,7 +32,7 @@ SHORT_LINK_S, LONG_LINK_S = 0.005, 0.020
 DRAFT_TOKENS = 8
 TOKENS = 128
 CONTEXT_TOKENS = 1024
-MIX_RINGS = ((3, SHORT_LINK_S, 1, "mix, 5 ms each way"), (2, 0.0, 3, "mix, two nodes of this machine"))
+MIX_RINGS = ((3, SHORT_LINK_S, 1, "mix, 5 ms each way"), (2, 0.0, 2, "mix, two nodes of this machine"))
 """Nodes, delay, and how many times `TOKENS` each speed is of: without delays more, since a second of this machine says
 little."""
 MIX_MEAN, MIX_LEAST = 1.5, 0.97
@@ -92,21 +92,22 @@ def _gains(ring: Ring, model: Model, kind: Kind, delay_s: float, tokens: int, pa
 
 
 def _mix(
-    ring: Ring, model: Model, name: str, tokens: int, rounds: int, pairs: int, asked: Sequence[Prompt]
+    ring: Ring, model: Model, name: str, tokens: int, rounds: int, pairs: int, questions: Sequence[Prompt]
 ) -> list[Result]:
     """What guesses save with each question of a mix: on average, and where they save least.
 
-    A speed is of ``rounds`` x ``tokens`` tokens: a question is asked as often as it takes.
+    A speed is of ``rounds`` x ``tokens`` tokens: a question is asked as often as it takes, by turns with and without.
     """
     ratios = []
-    for ids in _encoded(model, asked):
+    for ids in _encoded(model, questions):
         times = -(-rounds * tokens // len(_ask(ring, model, ids, tokens, 0).ids))
 
-        def speed(draft_tokens: int, ids: Sequence[int] = ids, times: int = times) -> float:
-            return _speed([_ask(ring, model, ids, tokens, draft_tokens) for _ in range(times)])
-
-        measured = alternate(lambda: speed(DRAFT_TOKENS), lambda: speed(0), pairs)
-        ratios.append(statistics.median(a / b for a, b in measured))
+        gains = []
+        for _ in range(pairs):
+            asked = [[_ask(ring, model, ids, tokens, guessed) for guessed in (DRAFT_TOKENS, 0)] for _ in range(times)]
+            guessing, plain = zip(*asked, strict=True)
+            gains.append(_speed(guessing) / _speed(plain))
+        ratios.append(statistics.median(gains))
     note(f"{name}: {[round(ratio, 2) for ratio in ratios]}")
     spread = min(ratios), max(ratios)
     mean = f"{name}: mean of {len(ratios)} questions, with guesses over without"
