@@ -24,7 +24,8 @@ class WindowLength:
     def ran(self, positions: int, took_s: float, one_s: float | None) -> None:
         """Take in how long a run of so many positions of one request took; ``one_s``: the last run of one."""
         if positions > 1 and one_s:
-            self._per_row = ewma(self._per_row, max(0.0, (took_s / one_s - 1) / (positions - 1)), _WEIGHT)
+            per_row = (took_s / one_s - 1) / (positions - 1)
+            self._per_row = ewma(self._per_row, min(1.0, max(0.0, per_row)), _WEIGHT)  # beyond that no window is shorter
 
     def positions(self, chain: int, *, most: int, windows: int) -> int:
         """The most positions of a window.

@@ -36,6 +36,15 @@ def test_a_chain_that_needs_too_many_windows_is_cut_into_longer_ones(chain: int,
     assert length_after(0.5).positions(chain, most=9, windows=windows) == positions
 
 
+def test_one_run_that_was_held_up_is_soon_forgotten() -> None:
+    length = length_after(0.1)
+    length.ran(3, 30.0, 0.01)
+    assert length.positions(20, most=9, windows=16) == 5
+    for _ in range(8):
+        length.ran(5, 0.014, 0.01)
+    assert length.positions(20, most=9, windows=16) >= 8
+
+
 def test_a_run_that_was_quicker_than_one_of_one_position_is_nothing_to_reckon_with() -> None:
     length = WindowLength()
     length.ran(4, 0.5, 1.0)
