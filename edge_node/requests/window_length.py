@@ -25,7 +25,8 @@ class WindowLength:
         """Take in how long a run of so many positions of one request took; ``one_s``: the last run of one."""
         if positions > 1 and one_s:
             per_row = (took_s / one_s - 1) / (positions - 1)
-            self._per_row = ewma(self._per_row, min(1.0, max(0.0, per_row)), _WEIGHT)  # beyond that no window is shorter
+            # No window is shorter for a row that costs more than a run.
+            self._per_row = ewma(self._per_row, min(1.0, max(0.0, per_row)), _WEIGHT)
 
     def positions(self, chain: int, *, most: int, windows: int) -> int:
         """The most positions of a window.
