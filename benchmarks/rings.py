@@ -14,11 +14,11 @@ from broker.local_broker import LocalBroker
 from edge_node.requests.ring_driver import chunk_lengths
 from edge_node.runtime.segment import Segment
 from edge_node.wire.activations import encode_activation
-from orchestrator.model.known_answers import KnownAnswers
 from orchestrator.model.model import Model
 from schemas.codec import WIRE_DTYPES
 from schemas.messages import WireDtype
 from tests.support import segments
+from tests.support.known_answers import known_answers
 from tests.support.mqtt_proxy import MqttProxy
 from tests.support.nodes import running_nodes
 from tests.support.ring import Ring, even_cuts
@@ -139,8 +139,8 @@ def ring_of_nodes(
             url = proxy.url
         nodes = stack.enter_context(running_nodes(names, url, Path(directory), each=each))
         # What the orchestrator sends with a plan, too: without it nodes leave their weights as ONNX Runtime packs them.
-        known_answers = KnownAnswers(model, lambda: None)
-        yield stack.enter_context(Ring(broker.url, model, known_answers)), {name: nodes[name].home for name in names}
+        ring = stack.enter_context(Ring(broker.url, model, known_answers(model)))
+        yield ring, {name: nodes[name].home for name in names}
 
 
 @contextmanager

@@ -287,6 +287,11 @@ class StageRequest:
         """Note where the tokens end that a row gave. Where it has more, what it says of the next ones is wrong."""
         self.refused = (row.attempt, position) if position < row.position + row.count else None
 
+    @property
+    def window_positions(self) -> int:
+        """The most positions of a window that guesses are to be cut into; 0 where there are none."""
+        return self.guesser.window_positions if self.guesser else 0
+
     def guess_after(
         self, first: int, tokens: Sequence[int], count: int, now_s: float, limits: GuessLimits
     ) -> Sequence[int]:

@@ -24,6 +24,7 @@ from edge_node.requests.checkpoints import Checkpoints
 from schemas.back_off import back_off_s
 from schemas.codec import restamp
 from schemas.ewma import ewma
+from schemas.limits import MAX_GUESSED_TOKENS
 
 _RTT_WEIGHT = 0.125
 """Smoothing of the round trip, as in TCP (RFC 6298)."""
@@ -81,8 +82,8 @@ class RingDriver:
     """Where stage 0 has its folded states, if it has any: what it computes begins there."""
     window_tokens: int = 0
     """Most guesses in one step, behind its first token."""
-    window_positions: int = 0
-    """Most positions of a step with guesses, as the last stage told; 0: as many as there may be."""
+    window_positions: int = MAX_GUESSED_TOKENS + 1
+    """Most positions of a step with guesses, as the last stage told: no more than it may have anyway."""
     same_bits: bool = False
     """What is computed again may be computed in chunks, generated tokens too: the bits are the same in any run."""
     attempt: int = 0
@@ -253,9 +254,7 @@ class RingDriver:
             return
         ids = (self.ids[newest], *self._guesses)
         end = newest + len(ids)
-        most = self.window_tokens + 1
-        if self.window_positions:
-            most = min(most, self.window_positions)
+        most = min(self.window_tokens + 1, self.window_positions)
         while self._issued < end:
             windows = -(-(end - self._issued) // most)
             count = -(-(end - self._issued) // windows)

@@ -38,4 +38,4 @@ class WindowLength:
         """
         per_row = _COST_PER_ROW if self._per_row is None else self._per_row
         guesses = round(1 / per_row) if per_row * most > 1 else most
-        return min(most, max(1 + max(1, guesses), -(-chain // windows)))
+        return min(most, max(1 + guesses, -(-chain // windows)))

@@ -228,15 +228,14 @@ class LastStageFastPath(DecodeFastPath):
         guesser = state.guesser
         guess: Sequence[int] = ()
         self._unlearned = None
-        if guesser is not None and not state.finish:
-            if state.allowed is None and guesser.keeps_still(position, ids[0]):
-                self._unlearned = guesser, ids, now_s
-            else:
-                guess = self._stage.guess(state, position, ids, 1, now_s)
+        if guesser and not state.finish and state.allowed is None and guesser.keeps_still(position, ids[0]):
+            self._unlearned = guesser, ids, now_s
+        else:
+            guess = self._stage.guess(state, position, ids, 1, now_s)
         if state.finish or guess:
             data = tokens_frame(
                 self.request, self._stage.spec.epoch, self.attempt, position=position, ids=ids, guess=guess,
-                window=guesser.window_positions if guesser else 0, finish=state.finish,
+                window=state.window_positions, finish=state.finish,
             )  # fmt: skip
         else:
             answer = self._answer

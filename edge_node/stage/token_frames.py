@@ -19,7 +19,7 @@ def token_frames(
     That is if it was asked for. They count as sent.
     """
     number, attempt = request_number(state.open.request), state.rule.attempt
-    window = state.guesser.window_positions if state.guesser else 0
+    window = state.window_positions
     data = tokens_frame(number, epoch, attempt, position=position, ids=ids, guess=guess, window=window, finish=finish)
     if known := state.logprobs_of(position, len(ids)):
         alternatives = len(unpack_logprobs(known[0]).ids)
