@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -72,6 +72,7 @@ class ProcessMemory:
         is_likely = np.zeros(1 << _FILTER_BITS, bool)
         is_likely[firsts >> (32 - _FILTER_BITS)] = True
         own = np.frombuffer(self._buffer, np.uint8).ctypes.data
+        known: dict[Hashable, bytes] = {line: line for line in wanted}
         for begin, stop in list(_writable()):
             if begin <= own < stop:
                 continue
@@ -80,8 +81,10 @@ class ProcessMemory:
                 heads = np.frombuffer(data, np.uint32, len(data) // _WORD_BYTES)[:: LINE_BYTES // _WORD_BYTES]
                 likely = np.flatnonzero(is_likely[heads >> (32 - _FILTER_BITS)])
                 places = [int(place) for place in likely[np.isin(heads[likely], firsts)] * LINE_BYTES]
-                for place, line in [(place, bytes(data[place : place + LINE_BYTES])) for place in places]:
-                    if line in wanted:
+                # Looked up as views: a copy of a line could have an address where it is found again.
+                lines = [(place, known.get(data.toreadonly()[place : place + LINE_BYTES])) for place in places]
+                for place, line in lines:
+                    if line is not None:
                         yield start + place, line
 
 

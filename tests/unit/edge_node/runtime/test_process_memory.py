@@ -61,6 +61,18 @@ def test_what_was_read_is_not_found_again() -> None:
             assert {address for address, _ in memory.lines({wanted})} == before
 
 
+def test_a_search_finds_nothing_that_it_has_made_itself() -> None:
+    lines = np.random.default_rng(5).integers(1, 256, (2000, LINE_BYTES), np.uint8)
+    here = placed(lines.reshape(-1))
+    wanted = [line.tobytes() for line in lines]
+    arrays = [here, lines, *(np.frombuffer(line, np.uint8) for line in wanted)]
+    known = [range(array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays]
+    with ProcessMemory() as memory:
+        found = {address for address, _ in memory.lines(set(wanted))}
+    assert found >= set(range(here.ctypes.data, here.ctypes.data + here.nbytes, LINE_BYTES))
+    assert [address for address in found if not any(address in place for place in known)] == []
+
+
 def test_nothing_is_sought_for_nothing() -> None:
     with ProcessMemory() as memory:
         assert list(memory.lines(set())) == []
