@@ -1,9 +1,13 @@
-"""Decode speed of 1, 2 and 4 node processes over Mosquitto as a ratio to one unsplit ONNX Runtime session."""
+"""Decode speed of 1, 2 and 4 node processes over Mosquitto as a ratio to one unsplit ONNX Runtime session.
+
+Beside each ring of nodes stands one of processes joined by pipes: what it lacks is not the bus's.
+"""
 
 from __future__ import annotations
 
 import harness
 from harness import Result, alternate, main, median_result, note
+from piped_ring import PipedRing
 from rings import LocalChain, deployed_ring
 from smollm2 import QUESTION, open_smollm2
 
@@ -32,6 +36,16 @@ def measure(quick: bool) -> list[Result]:
         results.append(median_result(f"decode, {stages} nodes", [split for split, _ in measured], "tokens/s"))
         results.append(median_result(f"unsplit beside {stages} nodes", [whole for _, whole in measured], "tokens/s"))
         note(f"{stages} nodes: {results[-3].value:.3f}")
+        with PipedRing("fast", stages) as piped:
+            piped.greedy(prompt_ids, 8)
+            measured = alternate(
+                lambda piped=piped: piped.greedy(prompt_ids, tokens)[1],
+                lambda: unsplit.greedy(prompt_ids, tokens)[1],
+                pairs,
+            )
+        ratios = [split / whole for split, whole in measured]
+        results.append(median_result(f"decode, {stages} processes joined by pipes over unsplit", ratios, "ratio"))
+        note(f"{stages} processes joined by pipes: {results[-1].value:.3f}")
     return results
 
 
