@@ -229,7 +229,7 @@ def command(
     from orchestrator.identity.fleet_folder import FleetFolder
     from orchestrator.identity.membership import Membership
     from orchestrator.model.store import ModelStore
-    from orchestrator.service.config import ServiceConfig
+    from orchestrator.service.config import DRAFT_WITHOUT_GUESSES, ServiceConfig
     from orchestrator.service.http_server import interface_addresses
     from orchestrator.service.run import run_service
 
@@ -239,7 +239,7 @@ def command(
     for named in filter(None, (model, draft)):
         ModelStore(settings.models_dir).show(named)  # refused now, not by every plan
     if draft and not guess:
-        raise click.UsageError("--draft names a model to guess with, and --guess 0 guesses none: leave one of them out")
+        raise click.UsageError(DRAFT_WITHOUT_GUESSES)
     if standby and (take_over or with_broker):
         other = "--take-over" if take_over else "--with-broker"
         raise click.UsageError(f"--standby waits for another orchestrator on a broker: leave {other} out")

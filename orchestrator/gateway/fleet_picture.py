@@ -32,6 +32,7 @@ def picture(status: StatusReply, overview: OverviewReply, plan: PlanReply | None
         if known and str(known.epoch) == str(one.epoch):
             shown["unit_count"] = known.unit_count
             shown["objective"] = known.objective
+            shown["draft"] = known.draft
             shown["next"] = _next(known.next)
     service = {
         name: getattr(status, name) for name in ("state", "reason", "model", "nodes", "last_failure", "left_out")

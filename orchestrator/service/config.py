@@ -15,6 +15,7 @@ from orchestrator.timing import DEFAULT_CHUNK_TOKENS, DEFAULT_DRAFT_TOKENS, DEFA
 from schemas import limits
 from schemas.messages import RoundedKv, WireDtype
 
+DRAFT_WITHOUT_GUESSES = "--draft names a model to guess with, and --guess 0 guesses none: leave one of them out"
 _HTTP_URL = re.compile(r"https?://[^\s/]+(/\S*)?")
 
 
@@ -81,7 +82,7 @@ class ServiceConfig:
         _check_range("--chunk-tokens", self.chunk_tokens, limits.MIN_CHUNK_TOKENS, limits.MAX_CHUNK_TOKENS)
         _check_range("--guess", self.draft_tokens, 0, limits.MAX_GUESSED_TOKENS)
         if self.draft and not self.draft_tokens:
-            raise BadSetting("--draft names a model that guesses, and --guess 0 guesses nothing: leave one of them out")
+            raise BadSetting(DRAFT_WITHOUT_GUESSES)
         _check_range("--blob-port", self.blob_port, 0, 65535)
         _check_range("--max-queued", self.max_queued, 0, 100_000)
         if self.context_tokens is not None:

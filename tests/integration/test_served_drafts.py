@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 from orchestrator.commands.plan import describe
 from orchestrator.effects import BuildSegments, OpenModel
 from orchestrator.events import ModelOpened, SegmentsBuilt
+from orchestrator.gateway.fleet_picture import picture
 from orchestrator.model.errors import ModelInUse
 from orchestrator.model.served import ServedModel
 from orchestrator.model.store import ModelStore
@@ -122,7 +123,7 @@ def without_tokenizer(store: ModelStore) -> str:
 
 
 def test_a_service_with_and_without(mosquitto: SecuredBroker, store: ModelStore, tmp_path: Path) -> None:
-    """The plan names it and counts it, and the text is the same."""
+    """The plan and the page's picture of it name it, its memory is counted, and the text is the same."""
     texts, planned_bytes = [], []
     with running_nodes(("alfa", "bravo"), mosquitto.url, tmp_path):
         for draft in (None, "small"):
@@ -138,6 +139,8 @@ def test_a_service_with_and_without(mosquitto: SecuredBroker, store: ModelStore,
                 texts.append("".join(client.ask(prompt="one two three", max_tokens=40)))
                 plan = client.plan()
                 assert ("small guesses" in describe(plan.pipelines[0])) is bool(draft)
+                (shown,) = picture(client.status(), client.overview(), plan)["pipelines"].values()
+                assert shown.get("draft") == draft
                 planned_bytes.append(sum(stage.planned_bytes for stage in plan.stages))
     assert texts[0]
     assert texts[0] == texts[1]

@@ -95,7 +95,7 @@ function drawRings(pipelines, nodes) {
       pictures.append(panel);
     }
     const { ring, title, panel } = rings.get(name);
-    say(title, `${working.length > 1 ? `${name}: ` : ""}${pipeline.model}, plan ${pipeline.epoch}`);
+    say(title, `${working.length > 1 ? `${name}: ` : ""}${pipeline.model}, plan ${pipeline.epoch}${pipeline.draft ? `; ${pipeline.draft} guesses` : ""}`);
     ring.draw(pipeline, nodes, panel.clientWidth - 32);
   }
 }
