@@ -9,6 +9,8 @@ TOGETHER = {
     "tests/integration/test_nothing_leaves.py": "added model",
     "tests/integration/test_model_families.py": "model families",
     "tests/integration/test_node_environment.py": "node environment",
+    "tests/integration/test_page.py": "page",
+    "tests/unit/docs/test_site.py": "site",
 }
 """Files whose fixtures take long: one process makes them. Every other test goes to whichever process is free."""
 
