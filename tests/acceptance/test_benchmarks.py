@@ -12,8 +12,8 @@ from tests.support.repository import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 HELPERS = {
-    "gguf_models", "harness", "judged", "llama_build", "llama_ring", "llama_worker", "measured", "piped_ring", "prompts",
-    "resident", "rings", "self_draft", "services", "side_by_side", "smollm2", "speculation_prompts", "truth",
+    "gguf_models", "harness", "judged", "llama_build", "llama_ring", "llama_worker", "measured", "piped_ring",
+    "prompts", "resident", "rings", "self_draft", "services", "side_by_side", "smollm2", "speculation_prompts", "truth",
 }  # fmt: skip
 LONG = {
     "brokers", "convert_memory", "crowd", "dashboard", "data_plane", "families", "features", "gateway", "identity",
