@@ -8,6 +8,7 @@ ring lacks of an unsplit session is the price of several processes, which no bus
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import struct
 import time
 from collections.abc import Sequence
@@ -44,13 +45,15 @@ class _Step:
 
 
 def _stage(profile: str, index: int, stages: int, before: Connection, behind: Connection, asker: Connection) -> None:
-    """One process: computes what comes from before until nothing does any more."""
+    """One process: computes what comes from before until it is ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asked ends it
     model = open_smollm2(profile)
     segment = open_segment(model, even_cuts(model.manifest.num_units, stages), index, wire=_WIRE)
     segment.warm_up()
     runner, step, is_first, is_last = FastDecodeRunner(segment, 0), _Step(), index == 0, index == stages - 1
     asker.send_bytes(b"")  # ready
-    while data := before.recv_bytes():
+    while True:
+        data = before.recv_bytes()
         head, body = data[: _HEAD.size], data[_HEAD.size :]
         position, count, wanted = _HEAD.unpack(head)
         if count == 1:
@@ -98,7 +101,7 @@ class PipedRing:
         try:
             for _ in self._processes:
                 self._next(_READY_S)
-        except TimeoutError:
+        except BaseException:
             self._end()
             raise
 
