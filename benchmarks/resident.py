@@ -58,14 +58,14 @@ def resident_of(model: Model) -> Resident:
     Raises:
         RuntimeError: one failed.
     """
+    for blob in model.manifest.blobs_of(0, model.manifest.num_units):
+        _forget_cached(model.blobs_folder / blob.sha256)
     own_bytes, file_bytes, answered_file_bytes = _measure_apart(model, "weights")
     (session_bytes,) = (0,) if model.manifest.precision == "fp16" else _measure_apart(model, "session")
     return Resident(own_bytes, session_bytes, file_bytes, answered_file_bytes)
 
 
 def _measure_apart(model: Model, what: str) -> list[int]:
-    for blob in model.blobs_folder.iterdir():
-        _forget_cached(blob)
     command = [sys.executable, __file__, str(model.folder), str(model.blobs_folder), what]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
